@@ -1,0 +1,64 @@
+"""Argument checks: concrete values are judged at build time, traced ones pass."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+MAX_STEP = 2**31 - 1
+
+
+def check(ok: bool, argument: str, value: Any, need: str) -> None:
+    """Raises the one kind of error this package has for a wrong argument."""
+    if not ok:
+        raise ValueError(f"{argument} must be {need}, got {value!r}.")
+
+
+def is_traced(value: Any) -> bool:
+    return isinstance(value, jax.core.Tracer)
+
+
+def check_int(argument: str, value: Any, *, at_least: int = 0) -> None:
+    """A step, length or count: a whole number in [at_least, 2^31 - 1]."""
+    if is_traced(value):
+        return
+    array = np.asarray(value)
+    ok = np.issubdtype(array.dtype, np.integer) and bool(
+        np.all((array >= at_least) & (array <= MAX_STEP))
+    )
+    check(ok, argument, value, f"a whole number from {at_least} to 2**31 - 1")
+
+
+def check_float(
+    argument: str,
+    value: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """A finite number within the named bounds; NaN is within none."""
+    if is_traced(value):
+        return
+    bounds = {">=": at_least, ">": above, "<=": at_most, "<": below}
+    need = " and ".join(f"{sign} {b}" for sign, b in bounds.items() if b is not None)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.asarray(math.nan)
+    ok = (
+        bool(np.all(np.isfinite(array)))
+        and (at_least is None or bool(np.all(array >= at_least)))
+        and (above is None or bool(np.all(array > above)))
+        and (at_most is None or bool(np.all(array <= at_most)))
+        and (below is None or bool(np.all(array < below)))
+    )
+    check(ok, argument, value, f"a finite number {need}".rstrip())
+
+
+def check_callable(argument: str, value: Any, need: str) -> Callable[..., Any]:
+    check(callable(value), argument, value, need)
+    return value

@@ -1,0 +1,407 @@
+"""Schedules: pure functions from an optax count to a value, exact at any int32 step.
+
+Two parts build all of them: a warmup to the peak, and a fall that takes a schedule's value
+at one step down to another value. Every number may be a traced or vmapped JAX array.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from . import shapes
+from ._checks import MAX_STEP, check, check_float, check_int, is_traced
+from .shapes import Shape
+
+
+def wsd_schedule(
+    peak_value: jax.typing.ArrayLike,
+    total_steps: jax.typing.ArrayLike,
+    *,
+    warmup_steps: jax.typing.ArrayLike,
+    cooldown_steps: jax.typing.ArrayLike,
+    init_value: jax.typing.ArrayLike = 0.0,
+    end_value: jax.typing.ArrayLike = 0.0,
+    shape: Shape = shapes.one_minus_sqrt,
+) -> optax.Schedule:
+    """Linear warmup, a flat stable phase at the peak, then a cooldown: WSD.
+
+        step    0 -> warmup_steps -> total_steps - cooldown_steps -> total_steps
+        value   init -> peak      -> peak                         -> end, for ever
+
+    In the cooldown the value is end + (peak - end) shape(p) with
+    p = (step - (total_steps - cooldown_steps)) / cooldown_steps. A run of total_steps
+    updates uses steps 0 to total_steps - 1, so its last update is one step above the end.
+
+    Args:
+        peak_value: Value of the stable phase, >= 0.
+        total_steps: Step from which the value is end_value, >= 1.
+        warmup_steps: Steps from init_value to the peak; 0 starts at the peak.
+        cooldown_steps: Steps from the peak to end_value; 0 is no cooldown: the peak for
+            ever.
+        init_value: Value at step 0 of a warmup, >= 0. With 0 the first update is lost.
+        end_value: Value from total_steps on, >= 0.
+        shape: Cooldown shape, see `optax_wsd.shapes`.
+
+    Returns:
+        A schedule: int step, or array of steps, to a float32 value of the same shape
+        (float64 under x64).
+
+    Raises:
+        ValueError: a value is negative or not finite, a length is not a whole number,
+            the phases are longer than total_steps, or shape is not a function. Traced
+            arguments are not checked.
+
+    Example:
+        >>> lr = wsd_schedule(1.0, 100, warmup_steps=10, cooldown_steps=20)
+        >>> [round(float(lr(t)), 3) for t in (0, 5, 50, 85, 100, 1000)]
+        [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
+
+    References:
+        Hu et al. (MiniCPM), 2024, arXiv:2404.06395, section 4; Hägele et al., 2024,
+        arXiv:2405.18392, section 3.
+    """
+    check_int("total_steps", total_steps, at_least=1)
+    check_int("cooldown_steps", cooldown_steps)
+    check_float("end_value", end_value, at_least=0)
+    stable = _warmup_schedule(peak_value, warmup_steps, init_value)
+    if not any(map(is_traced, (total_steps, warmup_steps, cooldown_steps))):
+        check(
+            bool(np.all(_int64(warmup_steps) + _int64(cooldown_steps) <= total_steps)),
+            "warmup_steps + cooldown_steps",
+            (warmup_steps, cooldown_steps),
+            f"at most total_steps ({total_steps})",
+        )
+    start_step = total_steps - jnp.asarray(cooldown_steps)
+    return _fall(stable, start_step, cooldown_steps, end_value, shape)
+
+
+def cooldown_schedule(
+    schedule: optax.ScalarOrSchedule,
+    start_step: jax.typing.ArrayLike,
+    cooldown_steps: jax.typing.ArrayLike,
+    *,
+    end_value: jax.typing.ArrayLike = 0.0,
+    shape: Shape = shapes.one_minus_sqrt,
+) -> optax.Schedule:
+    """Any schedule, cooled down from the value it has at start_step.
+
+        step    before start_step   start_step + k                      afterwards
+        value   schedule(step)      end + (v - end) shape(k / steps)    end_value
+
+    with v = schedule(start_step), which stays fixed during the cooldown.
+
+    Args:
+        schedule: The schedule to end, or a constant.
+        start_step: First step of the cooldown, >= 0.
+        cooldown_steps: Length of the cooldown, >= 1.
+        end_value: Value from start_step + cooldown_steps on, >= 0.
+        shape: Cooldown shape, see `optax_wsd.shapes`.
+
+    Returns:
+        A schedule.
+
+    Raises:
+        ValueError: schedule or shape is not a function, a length is not a whole number
+            in its range, or end_value is negative.
+
+    Example:
+        >>> lr = cooldown_schedule(1e-3, 1000, 500, shape=shapes.linear)
+        >>> [round(float(lr(t)), 6) for t in (0, 1000, 1250, 1500)]
+        [0.001, 0.001, 0.0005, 0.0]
+
+    References:
+        Hägele et al., 2024, arXiv:2405.18392, section 3.
+    """
+    if not callable(schedule):
+        schedule = _warmup_schedule(schedule, 0, 0.0, name="schedule")
+    check_int("start_step", start_step)
+    check_int("cooldown_steps", cooldown_steps, at_least=1)
+    check_float("end_value", end_value, at_least=0)
+    return _fall(schedule, start_step, cooldown_steps, end_value, shape)
+
+
+def wsds_schedule(
+    peak_value: jax.typing.ArrayLike,
+    end_steps: Sequence[int] | jax.Array,
+    *,
+    warmup_steps: jax.typing.ArrayLike,
+    cooldown_steps: jax.typing.ArrayLike,
+    init_value: jax.typing.ArrayLike = 0.0,
+    end_value: jax.typing.ArrayLike = 0.0,
+    shape: Shape = shapes.one_minus_sqrt,
+) -> optax.Schedule:
+    """WSD-S: one run that cools down before each of several ends and goes back up.
+
+        step    0 -> warmup  ...  end - cooldown_steps -> end - 1 | end
+        value   init -> peak      peak -> one step above end_value | peak again
+
+    After the last of end_steps the value stays at end_value.
+
+    Args:
+        peak_value: Value of the stable phases, >= 0.
+        end_steps: Ends of the budgets, ascending, each >= 1 and at least cooldown_steps
+            after the one before.
+        warmup_steps: Steps from init_value to the peak, once.
+        cooldown_steps: Length of every cooldown, >= 1.
+        init_value: Value at step 0 of a warmup, >= 0.
+        end_value: Value at which every cooldown aims, >= 0.
+        shape: Cooldown shape, see `optax_wsd.shapes`.
+
+    Returns:
+        A schedule.
+
+    Raises:
+        ValueError: end_steps is empty or not ascending, phases overlap, or a value is
+            out of range.
+
+    Example:
+        >>> lr = wsds_schedule(
+        ...     1.0, (50, 100), warmup_steps=10, cooldown_steps=10, shape=shapes.linear)
+        >>> [round(float(lr(t)), 3) for t in (40, 45, 49, 50, 95, 100, 200)]
+        [1.0, 0.5, 0.1, 1.0, 0.5, 0.0, 0.0]
+
+    References:
+        Wen et al., 2024, arXiv:2410.05192, section 4.
+    """
+    check_int("end_steps", end_steps, at_least=1)
+    check_int("cooldown_steps", cooldown_steps, at_least=1)
+    check_float("end_value", end_value, at_least=0)
+    stable = _warmup_schedule(peak_value, warmup_steps, init_value)
+    check(np.ndim(end_steps) == 1 and len(end_steps) > 0, "end_steps", end_steps, "a list")
+    if not any(map(is_traced, (end_steps, warmup_steps, cooldown_steps))):
+        starts = np.append(warmup_steps, end_steps[:-1])
+        check(
+            bool(np.all(_int64(end_steps) - starts >= cooldown_steps)),
+            "end_steps",
+            end_steps,
+            f"ascending, each at least cooldown_steps ({cooldown_steps}) after the one "
+            f"before, the first after warmup_steps ({warmup_steps})",
+        )
+    end_steps = jnp.asarray(end_steps, jnp.int32)
+    check_shape = shapes.check_shape(shape)
+
+    def schedule(step):
+        step = _int32(step)
+        ahead = jnp.where(step[..., None] < end_steps, end_steps, end_steps[-1])
+        start_step = jnp.min(ahead, axis=-1) - cooldown_steps
+        return _fall(stable, start_step, cooldown_steps, end_value, check_shape)(step)
+
+    return schedule
+
+
+def multistep_schedule(
+    peak_value: jax.typing.ArrayLike,
+    boundaries: Sequence[int] | jax.Array,
+    *,
+    warmup_steps: jax.typing.ArrayLike,
+    scales: Sequence[float] | jax.Array = (10**-0.5, 0.1),
+    init_value: jax.typing.ArrayLike = 0.0,
+) -> optax.Schedule:
+    """DeepSeek's multi-step schedule: warmup, then constant in stages.
+
+        step    warmup_steps ..   boundaries[0] ..         boundaries[1] ..
+        value   peak_value        peak_value * scales[0]   peak_value * scales[1]
+
+    DeepSeek LLM puts the boundaries at 80 and 90 % of the run.
+
+    Args:
+        peak_value: Value of the first stage, >= 0.
+        boundaries: First step of each later stage, ascending, from warmup_steps on.
+        warmup_steps: Steps from init_value to the peak.
+        scales: One multiplier of the peak for each boundary, >= 0.
+        init_value: Value at step 0 of a warmup, >= 0.
+
+    Returns:
+        A schedule.
+
+    Raises:
+        ValueError: boundaries are not ascending or begin in the warmup, scales has
+            another length, or a value is out of range.
+
+    Example:
+        >>> lr = multistep_schedule(1.0, (80, 90), warmup_steps=10)
+        >>> [round(float(lr(t)), 4) for t in (5, 10, 79, 80, 90, 1000)]
+        [0.5, 1.0, 1.0, 0.3162, 0.1, 0.1]
+
+    References:
+        DeepSeek-AI, 2024, arXiv:2401.02954, section 2.3.
+    """
+    check_int("boundaries", boundaries)
+    check_float("scales", scales, at_least=0)
+    stable = _warmup_schedule(peak_value, warmup_steps, init_value)
+    need = f"a list of as many as there are scales ({scales})"
+    check(np.shape(boundaries) == np.shape(scales), "boundaries", boundaries, need)
+    if not any(map(is_traced, (boundaries, warmup_steps))):
+        ascending = np.diff(np.append(_int64(warmup_steps), _int64(boundaries))) >= 0
+        need = f"ascending from warmup_steps ({warmup_steps}) on"
+        check(bool(np.all(ascending)), "boundaries", boundaries, need)
+    boundaries = jnp.asarray(boundaries, jnp.int32)
+    stages = jnp.append(1.0, jnp.asarray(scales, float))
+
+    def schedule(step):
+        step = _int32(step)
+        stage = jnp.sum(step[..., None] >= boundaries, axis=-1)
+        return stable(step) * stages[stage]
+
+    return schedule
+
+
+def inverse_power_schedule(
+    peak_value: jax.typing.ArrayLike,
+    *,
+    warmup_steps: jax.typing.ArrayLike,
+    offset_steps: jax.typing.ArrayLike = 0,
+    exponent: jax.typing.ArrayLike = 0.5,
+    init_value: jax.typing.ArrayLike = 0.0,
+) -> optax.Schedule:
+    """Warmup, then a fall as a power of the step that needs no end.
+
+        step    0 -> warmup_steps    later
+        value   init -> peak         peak ((step + offset) / (warmup + offset))^-exponent
+
+    The exponent 0.5 is 1/sqrt(t) (WSqD; its offset is a pilot run's length); 0.51 is the
+    Power scheduler's. End it with `cooldown_schedule`.
+
+    Args:
+        peak_value: Value at warmup_steps, >= 0.
+        warmup_steps: Steps from init_value to the peak.
+        offset_steps: Steps added to the clock of the fall; warmup_steps + offset_steps
+            >= 1.
+        exponent: Power of the fall, >= 0.
+        init_value: Value at step 0 of a warmup, >= 0.
+
+    Returns:
+        A schedule.
+
+    Raises:
+        ValueError: a value is out of range, or warmup_steps and offset_steps are both 0.
+
+    Example:
+        >>> lr = inverse_power_schedule(1.0, warmup_steps=100)
+        >>> [round(float(lr(t)), 4) for t in (50, 100, 400, 10000)]
+        [0.5, 1.0, 0.5, 0.1]
+
+    References:
+        WSqD, 2026, arXiv:2607.10959; Shen et al. (Power scheduler), 2024,
+        arXiv:2408.13359.
+    """
+    stable = _warmup_schedule(peak_value, warmup_steps, init_value)
+    check_int("offset_steps", offset_steps)
+    check_float("exponent", exponent, at_least=0)
+    if not any(map(is_traced, (warmup_steps, offset_steps))):
+        total = _int64(warmup_steps) + _int64(offset_steps)
+        need = "at least 1 together with warmup_steps"
+        check(bool(np.all(total >= 1)), "offset_steps", offset_steps, need)
+    clock_at_peak = jnp.asarray(warmup_steps, float) + offset_steps
+
+    def schedule(step):
+        step = _int32(step)
+        clock = jnp.maximum(step, warmup_steps).astype(float) + offset_steps
+        return stable(step) * (clock / clock_at_peak) ** -jnp.asarray(exponent, float)
+
+    return schedule
+
+
+def infinite_schedule(
+    peak_value: jax.typing.ArrayLike,
+    constant_value: jax.typing.ArrayLike,
+    *,
+    warmup_steps: jax.typing.ArrayLike,
+    transition_steps: jax.typing.ArrayLike,
+    init_value: jax.typing.ArrayLike = 0.0,
+    shape: Shape = shapes.cosine,
+) -> optax.Schedule:
+    """Warmup, a fall to a constant, and that constant for ever: continual training.
+
+        step    0 -> warmup_steps -> warmup_steps + transition_steps -> for ever
+        value   init -> peak      -> constant_value                  -> constant_value
+
+    New data can come at any time without a new warmup; end a run, or a branch of it,
+    with `cooldown_schedule`.
+
+    Args:
+        peak_value: Value at warmup_steps, >= 0.
+        constant_value: Value that is kept, >= 0.
+        warmup_steps: Steps from init_value to the peak.
+        transition_steps: Steps from the peak to constant_value, >= 1.
+        init_value: Value at step 0 of a warmup, >= 0.
+        shape: Shape of the fall, see `optax_wsd.shapes`.
+
+    Returns:
+        A schedule.
+
+    Raises:
+        ValueError: a value or length is out of range, or shape is not a function.
+
+    Example:
+        >>> lr = infinite_schedule(1.0, 0.5, warmup_steps=10, transition_steps=20)
+        >>> [round(float(lr(t)), 3) for t in (5, 10, 20, 30, 1000)]
+        [0.5, 1.0, 0.75, 0.5, 0.5]
+
+    References:
+        Ibrahim et al., 2024, arXiv:2403.08763, section 5; Singh et al., 2025,
+        arXiv:2503.02844.
+    """
+    check_float("constant_value", constant_value, at_least=0)
+    check_int("transition_steps", transition_steps, at_least=1)
+    stable = _warmup_schedule(peak_value, warmup_steps, init_value)
+    return _fall(stable, warmup_steps, transition_steps, constant_value, shape)
+
+
+def _warmup_schedule(
+    peak_value, warmup_steps, init_value, *, name="peak_value"
+) -> optax.Schedule:
+    """A line from init_value at step 0 to peak_value at warmup_steps, then the peak."""
+    check_float(name, peak_value, at_least=0)
+    check_int("warmup_steps", warmup_steps)
+    check_float("init_value", init_value, at_least=0)
+
+    def schedule(step):
+        # A warmup is a linear cooldown that runs backwards.
+        left = warmup_steps - _int32(step)
+        return _between(peak_value, init_value, shapes.linear, left, warmup_steps)
+
+    return schedule
+
+
+def _fall(schedule, start_step, cooldown_steps, end_value, shape) -> optax.Schedule:
+    """`schedule`, taken from its value at start_step to end_value."""
+    shapes.check_shape(shape)
+
+    def fallen(step):
+        step = _int32(step)
+        value = schedule(jnp.minimum(step, start_step))
+        return _between(value, end_value, shape, step - start_step, cooldown_steps)
+
+    return fallen
+
+
+def _between(start_value, end_value, shape, elapsed, steps):
+    """end + (start - end) m, exactly `start` where m is 1 and `end` where it is 0."""
+    start_value = jnp.asarray(start_value, float)
+    end_value = jnp.asarray(end_value, float)
+    m = shapes.multiplier(shape, elapsed, steps)
+    value = end_value + (start_value - end_value) * m
+    return jnp.where(m == 1, start_value, value)
+
+
+def _int64(value) -> np.ndarray:
+    return np.asarray(value, np.int64)
+
+
+def _int32(step: Any) -> jax.Array:
+    """A count, or an array of counts, as int32; refuses what int32 cannot hold."""
+    if not is_traced(step):
+        array = np.asarray(step) if not isinstance(step, jax.Array) else step
+        check(np.issubdtype(array.dtype, np.integer), "step", step, "a whole number")
+        if array.dtype != np.int32 and not isinstance(array, jax.Array):
+            in_range = np.all((array >= -MAX_STEP) & (array <= MAX_STEP))
+            check(bool(in_range), "step", step, "within int32")
+        step = array
+    if step.dtype == jnp.uint32:
+        step = jnp.minimum(step, MAX_STEP)
+    return jnp.asarray(step, jnp.int32)

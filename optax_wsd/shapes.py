@@ -1,0 +1,204 @@
+"""Cooldown shapes: functions from progress in [0, 1] to a multiplier from 1 to 0.
+
+    p   0 (cooldown starts)  ->  1 (cooldown is over)
+    m   1                    ->  0
+
+A shape is a plain function, and any function of that kind will do as one:
+
+    >>> import optax_wsd
+    >>> lr = optax_wsd.wsd_schedule(
+    ...     1.0, 100, warmup_steps=0, cooldown_steps=50, shape=lambda p: (1 - p) ** 3)
+    >>> float(lr(75))
+    0.125
+
+The shapes below also know themselves as a function of what remains, q = 1 - p, so that
+a schedule is exact in relative terms down to its last step, where 1 - p rounds away.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from ._checks import check_callable, check_float
+
+Shape = Callable[[Any], Any]
+
+
+def linear(p):
+    """1 - p.
+
+    >>> [linear(p) for p in (0.0, 0.25, 1.0)]
+    [1.0, 0.75, 0.0]
+
+    References:
+        Hägele et al., 2024, arXiv:2405.18392, section 3; as a whole schedule (linear
+        decay to zero): Bergsma et al., 2025, arXiv:2502.15938.
+    """
+    return 1 - p
+
+
+def one_minus_sqrt(p):
+    """1 - sqrt(p): falls fast, then slowly; the default of this package.
+
+    >>> [round(float(one_minus_sqrt(p)), 4) for p in (0.0, 0.25, 0.5, 1.0)]
+    [1.0, 0.5, 0.2929, 0.0]
+
+    References:
+        Hägele et al., 2024, arXiv:2405.18392, section 3 ("1-sqrt").
+    """
+    return 1 - jnp.sqrt(p)
+
+
+def one_minus_square(p):
+    """1 - p^2: stays high, then falls fast.
+
+    >>> [one_minus_square(p) for p in (0.0, 0.5, 1.0)]
+    [1.0, 0.75, 0.0]
+
+    References:
+        Hägele et al., 2024, arXiv:2405.18392, appendix.
+    """
+    return 1 - p * p
+
+
+def cosine(p):
+    """(1 + cos(pi p)) / 2.
+
+    >>> [round(float(cosine(p)), 4) for p in (0.0, 0.25, 0.5, 1.0)]
+    [1.0, 0.8536, 0.5, 0.0]
+
+    References:
+        Loshchilov and Hutter, 2017, arXiv:1608.03983, equation 5.
+    """
+    return (1 + jnp.cos(math.pi * p)) / 2
+
+
+def mirror_cosine(p):
+    """2 (1 - p) - cosine(p): the cosine mirrored at the straight line.
+
+    >>> [round(float(mirror_cosine(p)), 4) for p in (0.0, 0.25, 0.5, 1.0)]
+    [1.0, 0.6464, 0.5, 0.0]
+
+    References:
+        Hägele et al., 2024, arXiv:2405.18392, appendix.
+    """
+    return 2 * (1 - p) - cosine(p)
+
+
+def power(exponent) -> Shape:
+    """(1 - p)^exponent.
+
+    Args:
+        exponent: Greater than 0; 1 is `linear`.
+
+    Raises:
+        ValueError: exponent is not a number > 0.
+
+    >>> power(2.0)(0.5)
+    0.25
+
+    References:
+        Luo et al., 2025, arXiv:2503.12811 (their optimised schedules follow exponents
+        of 1.65 to 1.75).
+    """
+    check_float("exponent", exponent, above=0)
+
+    def shape(p):
+        return (1 - p) ** exponent
+
+    return _exact_near_end(shape, lambda q: q**exponent)
+
+
+def lowered_linear(level=0.7) -> Shape:
+    """level (1 - p): drops to level at once, then falls on a line.
+
+    Args:
+        level: Multiplier at the start of the cooldown, in (0, 1].
+
+    Raises:
+        ValueError: level is not a number in (0, 1].
+
+    >>> [round(lowered_linear(0.7)(p), 4) for p in (0.0, 0.5, 1.0)]
+    [0.7, 0.35, 0.0]
+
+    References:
+        Dremov et al., 2025, arXiv:2508.01483, section 4.
+    """
+    check_float("level", level, above=0, at_most=1)
+
+    def shape(p):
+        return level * (1 - p)
+
+    return _exact_near_end(shape, lambda q: level * q)
+
+
+def exponential(ratio) -> Shape:
+    """(ratio^p - ratio) / (1 - ratio): geometric fall by `ratio`, shifted to end at 0.
+
+    With `end_value = ratio * peak_value` a schedule is exactly peak_value * ratio^p.
+
+    Args:
+        ratio: Last over first value of the geometric fall, in (0, 1).
+
+    Raises:
+        ValueError: ratio is not a number in (0, 1).
+
+    >>> [round(float(exponential(0.01)(p)), 4) for p in (0.0, 0.5, 1.0)]
+    [1.0, 0.0909, 0.0]
+
+    References:
+        Hu et al. (MiniCPM), 2024, arXiv:2404.06395, section 4.
+    """
+    check_float("ratio", ratio, above=0, below=1)
+
+    def shape(p):
+        return (ratio**p - ratio) / (1 - ratio)
+
+    return _exact_near_end(
+        shape, lambda q: ratio * jnp.expm1(-jnp.log(ratio) * q) / (1 - ratio)
+    )
+
+
+def _exact_near_end(shape: Shape, of_remaining: Shape) -> Shape:
+    """Lets `shape` carry itself as a function of q = 1 - p."""
+    shape.of_remaining = of_remaining  # pyright: ignore[reportFunctionMemberAccess]
+    return shape
+
+
+def _half_versine(q):
+    return jnp.sin(math.pi / 2 * q) ** 2
+
+
+_exact_near_end(linear, lambda q: q)
+_exact_near_end(one_minus_sqrt, lambda q: q / (1 + jnp.sqrt(1 - q)))
+_exact_near_end(one_minus_square, lambda q: q * (2 - q))
+_exact_near_end(cosine, _half_versine)
+_exact_near_end(mirror_cosine, lambda q: 2 * q - _half_versine(q))
+
+
+def multiplier(shape: Shape, elapsed, steps):
+    """The shape's value `elapsed` of `steps` steps into the cooldown; 1 before it.
+
+        elapsed   < 0   0          steps   > steps
+        value     1     shape(0)   shape(1) shape(1)
+
+    Differences are taken between integers and only their ratio is rounded. `steps` of 0
+    is no cooldown: the multiplier stays 1.
+    """
+    started = (elapsed >= 0) & (steps > 0)
+    steps = jnp.maximum(steps, 1)
+    elapsed = jnp.clip(elapsed, 0, steps)
+    p = elapsed.astype(float) / steps
+    value = shape(p)
+    of_remaining = getattr(shape, "of_remaining", None)
+    if of_remaining is not None:
+        q = (steps - elapsed).astype(float) / steps
+        value = jnp.where(p < 0.5, value, of_remaining(q))
+    return jnp.where(started, value, 1.0)
+
+
+def check_shape(shape: Any) -> Shape:
+    need = "a function from progress in [0, 1] to a multiplier, as in optax_wsd.shapes"
+    return check_callable("shape", shape, need)

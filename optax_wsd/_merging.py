@@ -1,0 +1,272 @@
+"""Averages chosen afterwards: snapshots of one run, merged with chosen weights."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._checks import check, check_float, check_int
+from ._tree import average_dtype, is_averaged
+from .shapes import Shape, check_shape, multiplier
+
+
+def merge_weights(num_snapshots: int, shape: Shape) -> np.ndarray:
+    """Weights under which averaging snapshots equals decaying their updates.
+
+        snapshot   0          i                n - 1
+        weight     1 - w_1    w_i - w_(i+1)    w_(n-1)      with w_i = shape(i / n)
+
+    Let a constant run save n snapshots, and let u_i be its move from snapshot i - 1 to
+    i. The average is then snapshot 0 plus the sum of w_i u_i: the run with its later
+    moves cooled down by the shape. It is an identity of the recorded moves; a run that
+    cools down for real sees other gradients. A shape that rises somewhere gives
+    negative weights, and the identity still holds.
+
+    Args:
+        num_snapshots: n >= 1, equally far apart.
+        shape: Cooldown shape, see `optax_wsd.shapes`.
+
+    Returns:
+        A float64 array [num_snapshots], oldest snapshot first; it sums to 1.
+
+    Raises:
+        ValueError: num_snapshots is not a whole number >= 1, or shape is not a function
+            with finite values.
+
+    Example:
+        >>> from optax_wsd import shapes
+        >>> merge_weights(4, shapes.linear).tolist()
+        [0.25, 0.25, 0.25, 0.25]
+        >>> [round(c, 3) for c in merge_weights(4, shapes.one_minus_sqrt).tolist()]
+        [0.5, 0.207, 0.159, 0.134]
+
+    References:
+        Tian et al. (WSM), 2025, arXiv:2507.17634, theorem 3.1.
+    """
+    check_int("num_snapshots", num_snapshots, at_least=1)
+    check_shape(shape)
+    with jax.enable_x64(True):
+        inner = multiplier(shape, np.arange(1, num_snapshots), num_snapshots)
+    inner = np.broadcast_to(np.asarray(inner, np.float64), (num_snapshots - 1,))
+    check(bool(np.all(np.isfinite(inner))), "shape", shape, "finite between 0 and 1")
+    return -np.diff(np.concatenate([[1.0], inner, [0.0]]))
+
+
+def merge_params(
+    snapshots: Iterable[Any], weights: Sequence[float] | np.ndarray
+) -> Any:
+    """The weighted average of snapshots of the params, one snapshot at a time.
+
+        merged = weights[0] snapshot_0 + ... + weights[n-1] snapshot_(n-1)
+
+    Memory is that of the average and one snapshot, whatever their number, when
+    `snapshots` is an iterator that loads each one as it is asked for. The sum is
+    float32 for params below it, float64 for float64 params; integers and random keys
+    are those of the last snapshot.
+
+    Args:
+        snapshots: Trees of JAX or NumPy arrays of one structure, shapes and dtypes.
+        weights: One number for each snapshot, as from `merge_weights` or
+            `post_hoc_ema_weights`; they sum to 1.
+
+    Returns:
+        A tree with the structure, dtypes and shardings of the snapshots; NumPy leaves
+        stay NumPy.
+
+    Raises:
+        ValueError: the snapshots are more or fewer than the weights, or differ in
+            structure or shapes, or the weights are not finite or do not sum to 1.
+
+    Example:
+        >>> snapshots = ({"w": np.full(2, float(i))} for i in range(3))
+        >>> merge_params(snapshots, [0.5, 0.25, 0.25])["w"].tolist()
+        [0.75, 0.75]
+
+    References:
+        Izmailov et al. (SWA), 2018, arXiv:1803.05407; Li et al. (PMA), 2025,
+        arXiv:2505.12082.
+    """
+    weights = np.asarray(weights, np.float64)
+    check_float("weights", weights)
+    check(
+        weights.ndim == 1 and weights.size > 0, "weights", weights, "a list of numbers"
+    )
+    total = float(np.sum(weights))
+    check(
+        math.isclose(total, 1, abs_tol=1e-3), "weights", total, "numbers that sum to 1"
+    )
+    merged = last = None
+    count = 0
+    for count, last in enumerate(snapshots, start=1):
+        check(count <= weights.size, "snapshots", f"{count} or more", _as_many(weights))
+        if merged is None:
+            merged = jax.tree.map(_zero, last)
+        weight = float(weights[count - 1])
+        merged = jax.tree.map(lambda m, p, w=weight: _accumulate(m, p, w), merged, last)
+    check(count == weights.size, "snapshots", count, _as_many(weights))
+    return jax.tree.map(lambda m, p: m.astype(p.dtype) if _sums(p) else p, merged, last)
+
+
+def post_hoc_ema_weights(
+    stored: Sequence[tuple[int, float]], gamma: float, step: int
+) -> np.ndarray:
+    """Weights that rebuild a power average of any gamma from a few stored ones.
+
+    The power average of gamma at step t puts weight (gamma + 1) s^gamma / t^(gamma + 1)
+    on the params of time s <= t. The result is the combination of the stored averages
+    whose weight on the past is nearest to it in least squares, scaled to sum to 1.
+    `params_power_ema` is this average exactly, with params k filling the time from
+    k - 1 to k.
+
+    Two gammas, one above and one below those wanted, stored 16 or more times, rebuild
+    any gamma between to well under 1 %. Weights are of both signs; large ones mean that
+    the stored averages do not hold what is asked.
+
+    Args:
+        stored: (step, gamma) of each stored average, in the order in which they will be
+            merged. Step counts the samples that the average has seen, >= 1.
+        gamma: Exponent wanted, above -0.5; see `gamma_from_width` and
+            `gamma_from_half_life`.
+        step: Step at which the average is wanted, from 1 to the last stored step.
+
+    Returns:
+        A float64 array [len(stored)] that sums to 1, for `merge_params`.
+
+    Raises:
+        ValueError: a number is out of its range, a pair is stored twice, or pairs are
+            too alike to be told apart.
+
+    Example:
+        >>> stored = [(t, g) for t in (25, 50, 75, 100) for g in (4.0, 16.0)]
+        >>> weights = post_hoc_ema_weights(stored, 8.0, 100)
+        >>> [round(x, 3) for x in weights.tolist()]
+        [-0.0, 0.0, -0.006, 0.001, -0.131, 0.024, 0.782, 0.33]
+
+    References:
+        Karras et al. (EDM2), 2024, arXiv:2312.02696, section 3 and appendix C.
+    """
+    need = "a list of (step, gamma) pairs"
+    check(len(stored) > 0 and all(len(s) == 2 for s in stored), "stored", stored, need)
+    for stored_step, stored_gamma in stored:
+        check_int("stored step", stored_step, at_least=1)
+        check_float("stored gamma", stored_gamma, above=-0.5)
+    check_float("gamma", gamma, above=-0.5)
+    check_int("step", step, at_least=1)
+    steps, gammas = np.asarray(stored, np.float64).T
+    last = int(np.max(steps))
+    check(step <= last, "step", step, f"at most the last stored step, {last}")
+    # Scaled to a unit diagonal, so that the condition number is that of the averages.
+    norms = np.sqrt(_inner(steps, gammas, steps, gammas))
+    gram = _inner(steps[:, None], gammas[:, None], steps, gammas)
+    gram = gram / (norms[:, None] * norms)
+    need = "averages that differ enough: drop steps or gammas that nearly repeat others"
+    check(np.linalg.cond(gram) < 1e12, "stored", stored, need)
+    wanted = _inner(steps, gammas, float(step), gamma) / norms
+    weights = np.linalg.solve(gram, wanted) / norms
+    return weights / np.sum(weights)
+
+
+def gamma_from_width(relative_width: float) -> float:
+    """The gamma whose power average has this relative width.
+
+        relative_width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))
+
+    The relative width is the standard deviation of the average's weight over the past,
+    as a part of the past: a narrow average forgets fast.
+
+    Args:
+        relative_width: Above 0, at most 12^-0.5 = 0.2887, where gamma is 0.
+
+    Returns:
+        gamma >= 0.
+
+    Raises:
+        ValueError: relative_width is not a number in its range.
+
+    Example:
+        >>> [round(gamma_from_width(w), 2) for w in (0.05, 0.1, 0.2)]
+        [16.97, 6.94, 1.83]
+
+    References:
+        Karras et al. (EDM2), 2024, arXiv:2312.02696, appendix C.
+    """
+    check_float("relative_width", relative_width, above=0, at_most=12**-0.5)
+    s = float(relative_width) ** -2
+    return max(0.0, float(np.max(np.roots([1, 7, 16 - s, 12 - s]).real)))
+
+
+def gamma_from_half_life(fraction: float) -> float:
+    """The gamma whose power average has, at step t, the half-life fraction * t.
+
+        gamma + 1 = ln 2 / fraction
+
+    It is the half-life of the forgetting rate (gamma + 1) / t that the average has at
+    step t, as of an EMA with decay 2^(-1 / (fraction t)). Half of the weight lies on
+    the last 1 - exp(-fraction) of the past, a little less than fraction.
+
+    Args:
+        fraction: Half-life as a part of the steps so far; above 0, at most
+            ln 2 = 0.6931, where gamma is 0.
+
+    Returns:
+        gamma >= 0.
+
+    Raises:
+        ValueError: fraction is not a number in its range.
+
+    Example:
+        >>> [round(gamma_from_half_life(f), 2) for f in (0.05, 0.1, 0.5)]
+        [12.86, 5.93, 0.39]
+
+    References:
+        "Anytime pretraining", 2026, arXiv:2602.03702.
+    """
+    check_float("fraction", fraction, above=0, at_most=math.log(2))
+    return math.log(2) / float(fraction) - 1
+
+
+def _as_many(weights: np.ndarray) -> str:
+    return f"as many as there are weights ({weights.size})"
+
+
+def _sums(leaf) -> bool:
+    return hasattr(leaf, "dtype") and is_averaged(leaf)
+
+
+def _zero(leaf):
+    """A float32 or float64 sum of nothing, beside its leaf."""
+    if not _sums(leaf):
+        return leaf
+    dtype = average_dtype(leaf.dtype)
+    if isinstance(leaf, np.ndarray | np.generic):
+        return np.zeros(leaf.shape, dtype)
+    return jax.numpy.zeros_like(leaf, dtype=dtype)
+
+
+def _accumulate(merged, leaf, weight: float):
+    if not _sums(leaf):
+        return merged
+    check(
+        merged.shape == leaf.shape, "snapshots", leaf.shape, f"of shape {merged.shape}"
+    )
+    if isinstance(merged, np.ndarray):
+        merged += np.multiply(leaf, weight, dtype=merged.dtype)
+        return merged
+    return _add(merged, leaf, weight)
+
+
+def _add_leaf(merged, leaf, weight):
+    return merged + weight * leaf.astype(merged.dtype)
+
+
+_add = jax.jit(_add_leaf, donate_argnums=0)
+
+
+def _inner(t_i, gamma_i, t_j, gamma_j):
+    """The integral of the product of two power averages' weights on the past."""
+    ratio = np.asarray(t_i / t_j)
+    power = np.where(ratio < 1, ratio**gamma_j, ratio**-gamma_i)
+    norm = (gamma_i + gamma_j + 1) * np.maximum(t_i, t_j)
+    return (gamma_i + 1) * (gamma_j + 1) * power / norm

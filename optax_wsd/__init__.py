@@ -2,6 +2,7 @@
 
 from . import shapes
 from ._cooldown import cooldown_scale, scale_by_cooldown, start_cooldown, stop_cooldown
+from ._describe import describe_schedule
 from ._merging import (
     gamma_from_half_life,
     gamma_from_width,
@@ -21,6 +22,7 @@ from ._schedules import (
 __all__ = [
     "cooldown_scale",
     "cooldown_schedule",
+    "describe_schedule",
     "gamma_from_half_life",
     "gamma_from_width",
     "infinite_schedule",

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 MAX_STEP = 2**31 - 1
 
@@ -17,7 +17,7 @@ def check(ok: bool, argument: str, value: Any, need: str) -> None:
 
 
 def is_traced(value: Any) -> bool:
-    return isinstance(value, jax.core.Tracer)
+    return isinstance(value, Tracer)
 
 
 def check_int(argument: str, value: Any, *, at_least: int = 0) -> None:

@@ -32,8 +32,9 @@ def scale_by_cooldown(
 
     Put it last in a chain. Starting and stopping change scalars of the state: the
     compiled step and the state's tree stay the same in every phase. Training with
-    `chain(adamw(s), scale_by_cooldown(f))` and `start_cooldown` at step S equals training
-    with `adamw(cooldown_schedule(s, S, n, shape=f))` where s is constant from S on.
+    `chain(adamw(s), scale_by_cooldown(f))` and `start_cooldown` at step S equals
+    training with `adamw(cooldown_schedule(s, S, n, shape=f))` where s is constant from
+    S on.
 
     Args:
         shape: Cooldown shape, see `optax_wsd.shapes`.
@@ -65,7 +66,7 @@ def scale_by_cooldown(
 
     def scale(elapsed, steps):
         m = shapes.multiplier(shape, elapsed, steps)
-        return end_scale + (1 - end_scale) * m
+        return jnp.asarray(end_scale + (1 - end_scale) * m)
 
     def init_fn(params):
         del params
@@ -101,7 +102,8 @@ def start_cooldown(
         update   start_step   ...   start_step + cooldown_steps - 1   afterwards
         scale    shape(0)     ...   one step above end_scale          end_scale
 
-    Call it outside or inside jit; nothing is recompiled. A second call replaces the first.
+    Call it outside or inside jit; nothing is recompiled. A second call replaces the
+    first.
 
     Args:
         opt_state: Any nesting of states with `scale_by_cooldown` in it, also

@@ -1,7 +1,7 @@
 """Schedules: pure functions from an optax count to a value, exact at any int32 step.
 
-Two parts build all of them: a warmup to the peak, and a fall that takes a schedule's value
-at one step down to another value. Every number may be a traced or vmapped JAX array.
+Two parts build all of them: a warmup to the peak, and a fall that takes a schedule's
+value at one step down to another value. Every number may be a traced or vmapped array.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def wsd_schedule(
 
     In the cooldown the value is end + (peak - end) shape(p) with
     p = (step - (total_steps - cooldown_steps)) / cooldown_steps. A run of total_steps
-    updates uses steps 0 to total_steps - 1, so its last update is one step above the end.
+    updates uses steps 0 to total_steps - 1: its last update is one step above the end.
 
     Args:
         peak_value: Value of the stable phase, >= 0.
@@ -171,7 +171,8 @@ def wsds_schedule(
     check_int("cooldown_steps", cooldown_steps, at_least=1)
     check_float("end_value", end_value, at_least=0)
     stable = _warmup_schedule(peak_value, warmup_steps, init_value)
-    check(np.ndim(end_steps) == 1 and len(end_steps) > 0, "end_steps", end_steps, "a list")
+    is_list = np.ndim(end_steps) == 1 and np.size(end_steps) > 0
+    check(is_list, "end_steps", end_steps, "a list")
     if not any(map(is_traced, (end_steps, warmup_steps, cooldown_steps))):
         starts = np.append(warmup_steps, end_steps[:-1])
         check(
@@ -182,13 +183,14 @@ def wsds_schedule(
             f"before, the first after warmup_steps ({warmup_steps})",
         )
     end_steps = jnp.asarray(end_steps, jnp.int32)
-    check_shape = shapes.check_shape(shape)
+    shapes.check_shape(shape)
 
     def schedule(step):
         step = _int32(step)
-        ahead = jnp.where(step[..., None] < end_steps, end_steps, end_steps[-1])
-        start_step = jnp.min(ahead, axis=-1) - cooldown_steps
-        return _fall(stable, start_step, cooldown_steps, end_value, check_shape)(step)
+        ended = jnp.searchsorted(end_steps, step, side="right")
+        next_end = end_steps[jnp.minimum(ended, len(end_steps) - 1)]
+        start_step = next_end - cooldown_steps
+        return _fall(stable, start_step, cooldown_steps, end_value, shape)(step)
 
     return schedule
 
@@ -244,7 +246,7 @@ def multistep_schedule(
 
     def schedule(step):
         step = _int32(step)
-        stage = jnp.sum(step[..., None] >= boundaries, axis=-1)
+        stage = jnp.searchsorted(boundaries, step, side="right")
         return stable(step) * stages[stage]
 
     return schedule
@@ -260,11 +262,11 @@ def inverse_power_schedule(
 ) -> optax.Schedule:
     """Warmup, then a fall as a power of the step that needs no end.
 
-        step    0 -> warmup_steps    later
-        value   init -> peak         peak ((step + offset) / (warmup + offset))^-exponent
+        step    0 -> warmup_steps   later
+        value   init -> peak        peak ((step + offset) / (warmup + offset))^-exponent
 
-    The exponent 0.5 is 1/sqrt(t) (WSqD; its offset is a pilot run's length); 0.51 is the
-    Power scheduler's. End it with `cooldown_schedule`.
+    The exponent 0.5 is 1/sqrt(t) (WSqD; its offset is a pilot run's length); 0.51 is
+    the Power scheduler's. End it with `cooldown_schedule`.
 
     Args:
         peak_value: Value at warmup_steps, >= 0.
@@ -278,7 +280,8 @@ def inverse_power_schedule(
         A schedule.
 
     Raises:
-        ValueError: a value is out of range, or warmup_steps and offset_steps are both 0.
+        ValueError: a value is out of range, or warmup_steps and offset_steps are both
+            0.
 
     Example:
         >>> lr = inverse_power_schedule(1.0, warmup_steps=100)

@@ -18,7 +18,7 @@ def lerp(start, end, weight):
 
 
 def is_averaged(leaf) -> bool:
-    """Whether a leaf takes part in averages: real and complex numbers do, keys do not."""
+    """Whether a leaf takes part in averages: numbers do, integers and keys do not."""
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
@@ -27,23 +27,23 @@ def average_dtype(dtype, state_dtype=None):
     return state_dtype or jnp.promote_types(dtype, jnp.float32)
 
 
-def is_state(node, kind: type) -> bool:
+def is_state(node, kind: Any) -> bool:
     if isinstance(node, Mapping):
-        return set(node) == set(kind._fields)  # pyright: ignore
+        return set(node) == set(kind._fields)
     return isinstance(node, kind)
 
 
-def find_states(tree, kind: type) -> list[Any]:
+def find_states(tree, kind: Any) -> list[Any]:
     """All states of a NamedTuple `kind` in a tree, in order, dicts made into `kind`."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: is_state(node, kind))
     return [as_state(node, kind) for node in nodes if is_state(node, kind)]
 
 
-def as_state(node, kind: type) -> Any:
+def as_state(node, kind: Any) -> Any:
     return kind(**node) if isinstance(node, Mapping) else node
 
 
-def map_states(fn: Callable[[Any], Any], tree, kind: type):
+def map_states(fn: Callable[[Any], Any], tree, kind: Any):
     """The tree with `fn` applied to every state of `kind`; dicts come back as dicts."""
 
     def visit(node):

@@ -1,0 +1,117 @@
+"""A schedule in words: its phases, its values, and what in it is often a mistake."""
+
+import jax
+import numpy as np
+import optax
+
+from ._checks import MAX_STEP, check, check_callable, check_int
+
+_GRID = 20_000  # points looked at before the phases' borders are searched step by step
+_FLAT = (
+    1e-7  # change, relative to the largest value, below which a schedule is constant
+)
+_WORDS = {1: "rising", 0: "constant", -1: "falling"}  # a change in one step: jump
+
+
+def describe_schedule(schedule: optax.Schedule, total_steps: int) -> str:
+    """A short report of what a schedule does in a run of total_steps updates.
+
+    One line a phase (rising, constant or falling), the first, peak and last value, the
+    value past the end, and a note for each of these: a first update of 0, a value below
+    0, a schedule that is not over at total_steps, one that rises again past it.
+
+    Args:
+        schedule: Any schedule that traces, from this package or elsewhere.
+        total_steps: Number of updates of the run, from 1 to 2^30.
+
+    Returns:
+        The report, ready to print.
+
+    Raises:
+        ValueError: schedule is not a function, or total_steps is out of range.
+
+    Example:
+        >>> import optax_wsd
+        >>> lr = optax_wsd.wsd_schedule(1e-3, 100, warmup_steps=10, cooldown_steps=20)
+        >>> print(describe_schedule(lr, 100))
+        100 updates
+                 0 -> 10          rising    0 -> 0.001
+                10 -> 80          constant  0.001
+                80 -> 100         falling   0.001 -> 0
+        first 0, peak 0.001 at step 10, last 2.532e-05, past the end 0
+        note: the first update has value 0 and moves nothing; set init_value above 0
+
+    References:
+        The off-by-one between the warmups of common training codes, and schedules that
+        turn negative or rise past their end, are described in pytorch/torchtitan#1284
+        and AI-Hypercomputer/maxtext#2882.
+    """
+    check_callable("schedule", schedule, "a function from step to value")
+    check_int("total_steps", total_steps, at_least=1)
+    check(total_steps <= MAX_STEP // 2, "total_steps", total_steps, "at most 2**30 - 1")
+
+    def values(steps):
+        return np.asarray(jax.vmap(schedule)(np.asarray(steps, np.int32)), np.float64)
+
+    steps = np.unique(
+        np.linspace(0, total_steps, min(total_steps, _GRID) + 1, dtype=int)
+    )
+    past = np.unique(np.linspace(total_steps, 2 * total_steps, 1001, dtype=int))
+    value, value_past = values(steps), values(past)
+    borders, directions = _phases(values, steps, np.nan_to_num(value))
+    border_values = values(borders)
+    lines = [f"{total_steps} updates"]
+    for i, direction in enumerate(directions):
+        start, end = borders[i], borders[i + 1]
+        word = "jump" if direction and end - start == 1 else _WORDS[direction]
+        to = f" -> {border_values[i + 1]:.4g}" if direction else ""
+        lines.append(f"{start:>10} -> {end:<10}  {word:<8}  {border_values[i]:.4g}{to}")
+    peak, peak_step = border_values.max(), borders[border_values.argmax()]
+    lines.append(
+        f"first {value[0]:.4g}, peak {peak:.4g} at step {peak_step}, "
+        f"last {values([total_steps - 1])[0]:.4g}, past the end {value_past[-1]:.4g}"
+    )
+    notes = _notes(
+        value, np.append(steps, past), np.append(value, value_past), value_past
+    )
+    return "\n".join(lines + [f"note: {note}" for note in notes])
+
+
+def _notes(value, all_steps, all_values, value_past):
+    tiny = _FLAT * np.abs(all_values).max()
+    if not all_values.any():
+        yield "the value is 0 at every step: nothing is trained"
+    elif value[0] == 0:
+        yield "the first update has value 0 and moves nothing; set init_value above 0"
+    if all_values.min() < 0:
+        yield f"the value is below 0 at step {all_steps[all_values.argmin()]}"
+    if (bad := ~np.isfinite(all_values)).any():
+        yield f"the value is not finite at step {all_steps[bad][0]}"
+    if value_past.min() < value[-1] - tiny:
+        yield "still falling at the end of the run: it aims at a later step, or at none"
+    if value_past.max() > value[-1] + tiny:
+        yield "rises again past the end of the run"
+
+
+def _phases(values, steps, value):
+    """Borders of the phases (one more than there are phases) and their directions."""
+    tiny = _FLAT * np.abs(value).max()
+    change = np.diff(value)
+    direction = np.where(np.abs(change) <= tiny, 0, np.sign(change)).astype(int)
+    turns = np.flatnonzero(np.diff(direction)) + 1
+    borders = [_border(values, steps, i, direction) for i in turns]
+    kept = np.concatenate([[0], turns])
+    return np.array([0, *borders, steps[-1]]), direction[kept]
+
+
+def _border(values, steps, i, direction):
+    """The step, between two points of the grid, at which direction[i - 1] ends."""
+    low, high = steps[i - 1], steps[min(i + 1, len(steps) - 1)]
+    if high - low <= 2:
+        return steps[i]
+    inside = np.arange(low, high + 1)
+    value = values(inside)
+    if direction[i - 1] == 0:  # the last step with the constant's value
+        return inside[np.flatnonzero(value == value[0])[-1]]
+    extreme = value.max() if direction[i - 1] > 0 else value.min()
+    return inside[np.flatnonzero(value == extreme)[0]]

@@ -1,0 +1,1 @@
+"""A byte-level GPT that branches: one stable run, a cooldown whenever it is wanted."""

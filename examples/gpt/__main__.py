@@ -1,0 +1,107 @@
+"""`python -m examples.gpt VERB`: train, cool down, compare, sample."""
+
+import shlex
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+
+from .config import Config, ShapeName, UserError
+from .data import load_text
+from .progress import bits, say
+from .runs import branch_config, find_branch_point, read_manifest
+from .signals import Interrupted, Signals
+from .train import DivergedError, run_to_end
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a run: a stable trunk, or one with its cooldown planned."""
+
+    # The run's folder; the same command goes on where it stopped.
+    out: Path = Path("runs/trunk")
+    config: Config = field(default_factory=Config)
+    # One process of many: call jax.distributed.initialize first.
+    distributed: bool = False
+
+    def __call__(self, signals: Signals) -> None:
+        text = load_text(self.config.data)
+        _report(self.out, run_to_end(self.out, self.config, text, signals))
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """Cool a trunk down from one of its checkpoints, in a folder of its own."""
+
+    # The trunk and the step to leave it at: RUN@STEP.
+    from_: Annotated[str, tyro.conf.arg(name="from")]
+    # Length of the cooldown.
+    steps: int
+    shape: ShapeName = "one_minus_sqrt"
+    # Default: beside the trunk.
+    out: Path | None = None
+    # The trunk's text, if it was moved.
+    data: Path | None = None
+    # Must be the trunk's, if given.
+    peak: float | None = None
+    distributed: bool = False
+
+    def __call__(self, signals: Signals) -> None:
+        trunk, step = find_branch_point(self.from_)
+        config = read_manifest(trunk)["config"]
+        peak = config.optimizer.peak if self.peak is None else self.peak
+        config = branch_config(config, step, self.steps, shape=self.shape, peak=peak)
+        if self.data is not None:
+            config = replace(config, data=replace(config.data, data=self.data))
+        out = self.out or trunk.parent / f"{trunk.name}-{step}+{self.steps}"
+        text = load_text(config.data)
+        _report(out, run_to_end(out, config, text, signals, (trunk, step)))
+
+
+Verb = Annotated[
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Cooldown, tyro.conf.subcommand("cooldown")],
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.OmitArgPrefixes,
+]
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a verb and returns the exit code."""
+    try:
+        verb = tyro.cli(Verb, prog="python -m examples.gpt", args=arguments)
+        if verb.distributed:
+            jax.distributed.initialize()
+        with Signals() as signals:
+            verb(signals)
+    except UserError as error:
+        return _fail(f"error: {error}", 2)
+    except OSError as error:
+        return _fail(f"error: {error.strerror}: {error.filename}", 2)
+    except DivergedError as error:
+        return _fail(f"stopped: {error}", 1)
+    except Interrupted as error:
+        command = shlex.join(["python", "-m", "examples.gpt", *arguments])
+        say(f"{error} Go on with: {command}")
+        return error.exit_code
+    return 0
+
+
+def _report(folder: Path, last: dict) -> None:
+    loss = last["val_loss"]
+    say(
+        f"{folder} is done: step {last['step']}, val_loss {loss:.4f}, "
+        f"bpb {bits(loss):.4f}"
+    )
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,142 @@
+"""A byte-level GPT in Flax NNX: RMSNorm, RoPE, SwiGLU and QK-norm.
+
+Shape suffixes: B batch, L sequence, D width, H heads, K head width, F hidden width,
+V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from .config import ModelConfig
+
+VOCABULARY = 256  # bytes
+
+
+class Attention(nnx.Module):
+    """Causal self-attention with rotary positions and normalised queries and keys."""
+
+    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs):
+        self.heads = config.heads
+        self.qkv = _linear(config.width, 3 * config.width, dtype, rngs)
+        self.out = _linear(config.width, config.width, dtype, rngs, config.depth)
+        self.query_norm = _norm(config.width // config.heads, dtype, rngs)
+        self.key_norm = _norm(config.width // config.heads, dtype, rngs)
+
+    def __call__(self, x_BxLxD):
+        batch, length, width = x_BxLxD.shape
+        qkv = self.qkv(x_BxLxD).reshape(batch, length, 3 * self.heads, -1)
+        q_BxLxHxK, k_BxLxHxK, v_BxLxHxK = jnp.split(qkv, 3, axis=2)
+        y_BxLxHxK = jax.nn.dot_product_attention(
+            rotate(self.query_norm(q_BxLxHxK)),
+            rotate(self.key_norm(k_BxLxHxK)),
+            v_BxLxHxK,
+            is_causal=True,
+        )
+        return self.out(y_BxLxHxK.reshape(batch, length, width))
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU: a gated hidden layer, 8/3 as wide as the model."""
+
+    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs):
+        hidden = -(-8 * config.width // (3 * 32)) * 32  # a multiple of 32
+        self.gate_up = _linear(config.width, 2 * hidden, dtype, rngs)
+        self.down = _linear(hidden, config.width, dtype, rngs, config.depth)
+
+    def __call__(self, x_BxLxD):
+        gate_BxLxF, up_BxLxF = jnp.split(self.gate_up(x_BxLxD), 2, axis=-1)
+        return self.down(jax.nn.silu(gate_BxLxF) * up_BxLxF)
+
+
+class Block(nnx.Module):
+    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs):
+        self.attention_norm = _norm(config.width, dtype, rngs)
+        self.attention = Attention(config, dtype, rngs)
+        self.feed_forward_norm = _norm(config.width, dtype, rngs)
+        self.feed_forward = FeedForward(config, dtype, rngs)
+
+    def __call__(self, x_BxLxD):
+        x_BxLxD = x_BxLxD + self.attention(self.attention_norm(x_BxLxD))
+        return x_BxLxD + self.feed_forward(self.feed_forward_norm(x_BxLxD))
+
+
+class GPT(nnx.Module):
+    """Bytes in, logits of the next byte out."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, *, remat: bool = False):
+        dtype = compute_dtype(config)
+        self.remat = remat
+        self.embed = nnx.Embed(
+            VOCABULARY,
+            config.width,
+            dtype=dtype,
+            embedding_init=nnx.initializers.normal(0.02),
+            rngs=rngs,
+        )
+        self.blocks = nnx.List(
+            [Block(config, dtype, rngs) for _ in range(config.depth)]
+        )
+        self.norm = _norm(config.width, dtype, rngs)
+        self.head = (
+            None if config.tied else _linear(config.width, VOCABULARY, dtype, rngs)
+        )
+
+    def __call__(self, tokens_BxL):
+        x_BxLxD = self.embed(tokens_BxL)
+        apply = nnx.remat(Block.__call__) if self.remat else Block.__call__
+        for block in self.blocks:
+            x_BxLxD = apply(block, x_BxLxD)
+        x_BxLxD = self.norm(x_BxLxD)
+        head = self.embed.attend if self.head is None else self.head
+        logits_BxLxV = head(x_BxLxD)
+        return logits_BxLxV.astype(jnp.float32)
+
+
+def rotate(x_BxLxHxK):
+    """Rotary positions: turns the two halves of K by angles that grow with L."""
+    length, half = x_BxLxHxK.shape[1], x_BxLxHxK.shape[3] // 2
+    rate_K = 10_000.0 ** (-jnp.arange(half) / half)
+    angle_LxK = jnp.outer(jnp.arange(length), rate_K)
+    cos, sin = jnp.cos(angle_LxK)[None, :, None], jnp.sin(angle_LxK)[None, :, None]
+    first, second = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
+
+
+def compute_dtype(config: ModelConfig):
+    """bfloat16 on accelerators and float32 on a CPU, unless the config names one."""
+    if config.compute_dtype != "auto":
+        return jnp.dtype(config.compute_dtype)
+    return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
+def graph(config: ModelConfig, remat: bool = False):
+    """The model without its weights, for `next_byte_loss`."""
+    model = nnx.eval_shape(lambda: GPT(config, nnx.Rngs(0), remat=remat))
+    return nnx.graphdef(model)
+
+
+def init_params(config: ModelConfig, seed) -> dict:
+    """Fresh weights: a nested dict of float32 arrays."""
+    return nnx.to_pure_dict(nnx.state(GPT(config, nnx.Rngs(jax.random.key(seed)))))
+
+
+def next_byte_loss(graphdef, params, tokens_BxM):
+    """Mean cross-entropy in nats of each byte given those before it; M is L + 1."""
+    logits_BxLxV = nnx.merge(graphdef, params)(tokens_BxM[:, :-1])
+    picked = jnp.take_along_axis(logits_BxLxV, tokens_BxM[:, 1:, None], axis=-1)
+    return jnp.mean(jax.nn.logsumexp(logits_BxLxV, axis=-1) - picked[..., 0])
+
+
+def _linear(inputs, outputs, dtype, rngs, depth=None):
+    """A linear map; with `depth`, one that ends a residual branch and starts small."""
+    scale = 1.0 if depth is None else 1 / (2 * depth)
+    init = nnx.initializers.variance_scaling(scale, "fan_in", "normal")
+    return nnx.Linear(
+        inputs, outputs, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs
+    )
+
+
+def _norm(width, dtype, rngs):
+    return nnx.RMSNorm(width, dtype=dtype, rngs=rngs)

@@ -1,0 +1,120 @@
+"""What a run says while it trains, and the metrics.jsonl that it leaves behind."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+Line = dict[str, Any]
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def say(sentence: str) -> None:
+    """Prints a line, in the first process only."""
+    if jax.process_index() == 0:
+        console.print(sentence, markup=False)
+
+
+class Metrics:
+    """One JSON object a line, flushed; on resume cut back to the checkpoint's step."""
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool):
+        path = folder / "metrics.jsonl"
+        lines = [line for line in read_metrics(folder) if line["step"] <= step]
+        self._seconds = lines[-1]["seconds"] if lines else 0.0
+        self._since = time.monotonic()
+        self._file = self._events = None
+        if jax.process_index() == 0:
+            draft = path.with_name(path.name + ".tmp")
+            draft.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            draft.replace(path)
+            self._file = path.open("a")
+            self._events = _summary_writer(folder, step) if tensorboard else None
+
+    def write(self, line: Line) -> None:
+        seconds = self._seconds + time.monotonic() - self._since
+        line = line | {"seconds": round(seconds, 3)}
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        if self._events is not None:
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        for writer in (self._file, self._events):
+            if writer is not None:
+                writer.close()
+
+
+def read_metrics(folder: Path) -> list[Line]:
+    """The whole lines of a run's metrics; a line cut short by a kill ends them."""
+    path, lines = folder / "metrics.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+def read_evaluations(folder: Path) -> list[Line]:
+    return [line for line in read_metrics(folder) if "val_loss" in line]
+
+
+class Printer:
+    """Prints a run: a bar and lines on a terminal, plain lines elsewhere."""
+
+    def __init__(self, name: str, step: int, steps: int, tokens_per_step: int):
+        self._name, self._steps, self._tokens = name, steps, tokens_per_step
+        self._losses: list[float] = []
+        self._printed_at, self._printed_step = time.monotonic(), step
+        quiet = not console.is_terminal or jax.process_index() > 0
+        columns = TextColumn(name), BarColumn(), TextColumn("{task.percentage:3.0f}%")
+        self._bar = Progress(*columns, console=console, transient=True, disable=quiet)
+        self._task = self._bar.add_task(name, total=steps, completed=step)
+        self._bar.start()
+
+    def step(self, line: Line, due: bool) -> None:
+        """Takes the metrics of a step, and prints a line when one is due."""
+        self._losses.append(line["loss"])
+        self._bar.update(self._task, completed=line["step"])
+        if not due:
+            return
+        now, step = time.monotonic(), line["step"]
+        rate = (step - self._printed_step) / max(now - self._printed_at, 1e-9)
+        loss = sum(self._losses) / len(self._losses)
+        minutes, seconds = divmod(round((self._steps - step) / rate), 60)
+        say(
+            f"{self._name}  step {step}/{self._steps} {step / self._steps:4.0%}  "
+            f"loss {loss:.4f}  bpb {bits(loss):.4f}  lr {line['lr']:.2e}  "
+            f"{line['phase']:8}  {rate * self._tokens:,.0f} tokens/s  "
+            f"ETA {minutes}:{seconds:02d}"
+        )
+        self._losses, self._printed_at, self._printed_step = [], now, step
+
+    def evaluation(self, line: Line, seconds: float) -> None:
+        """Prints an evaluation, whose time does not count against the speed."""
+        values = (f"{k} {v:.4f}" for k, v in line.items() if k.startswith("val_"))
+        say(f"{self._name}  step {line['step']}/{self._steps}  {'  '.join(values)}")
+        self._printed_at += seconds
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def bits(nats: float) -> float:
+    return nats / math.log(2)
+
+
+def _summary_writer(folder: Path, step: int):
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM: finish the step, save, leave; a second one leaves at once."""
+
+import os
+import signal
+
+import jax
+from jax.experimental import multihost_utils
+
+from .progress import say
+
+
+class Interrupted(Exception):
+    """A signal ended the run after it was saved."""
+
+    def __init__(self, number: int, sentence: str):
+        super().__init__(sentence)
+        self.exit_code = 128 + number
+
+
+class Signals:
+    """Remembers the first signal while its context is open."""
+
+    def __init__(self):
+        self.number: int | None = None
+        self._before = {}
+
+    def __enter__(self) -> "Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def stop_at(self, step: int) -> bool:
+        """Whether to stop after this step; all processes of a run agree on it."""
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(
+            step
+        ):
+            self.number = self.number or signal.SIGTERM
+            return True
+        return jax.process_count() == 1 and self.number is not None
+
+    def _remember(self, number: int, frame) -> None:
+        if self.number is not None:
+            os._exit(128 + number)
+        self.number = number
+        say("Stopping after this step; once more to stop at once, without saving.")

@@ -1,0 +1,139 @@
+"""The loop: trains a run to its end, measures, saves, and stops when it is told to."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .config import Config
+from .data import StepBatches, Text, batches_from, validation_batches
+from .optimizer import plan_cooldown
+from .progress import Line, Metrics, Printer, bits, read_evaluations, say
+from .runs import Run, name_parent, open_checkpoints, open_run
+from .signals import Interrupted, Signals
+from .trainer import State, Trainer, make_trainer
+
+
+class DivergedError(Exception):
+    """The loss or the gradient is no longer finite."""
+
+
+def run_to_end(
+    folder: Path,
+    config: Config,
+    text: Text,
+    signals: Signals,
+    branch_point: tuple[Path, int] | None = None,
+) -> dict[str, Any]:
+    """Makes a run, or goes on with it, to its last step; returns its last evaluation.
+
+    Raises:
+        UserError: the folder, the branch point or a checkpoint does not fit.
+        Interrupted: a signal came; the run is saved and can go on.
+        DivergedError: the loss is no longer finite; the last good checkpoint is intact.
+    """
+    trainer, state, parent = make_trainer(config), None, None
+    if branch_point is not None:
+        parent = name_parent(folder, branch_point)
+        if not open_checkpoints(folder, config, text).steps():
+            state, checksum = _branch_off(trainer, config, text, branch_point)
+            parent |= {"checksum": checksum}
+    with open_run(folder, config, text, parent) as run:
+        found = run.checkpoints.restore_newest(trainer.abstract, say)
+        if found is not None:
+            state = found
+        elif state is None:
+            state = plan_cooldown(trainer.init(config.seed), config)
+        step = int(state["step"])
+        if step < config.steps:
+            say(f"{run.name}  from step {step} to {config.steps} in {folder}")
+            train(run, trainer, text, state, signals)
+        return last_evaluation(run.folder)
+
+
+def _branch_off(trainer, config, text, branch_point) -> tuple[State, str]:
+    """The trunk's state, its cooldown started, and the checksum of the trunk's step."""
+    trunk, step = branch_point
+    checkpoints = open_checkpoints(trunk, config, text)
+    checksum = checkpoints.keep(step)
+    return plan_cooldown(checkpoints.restore(step, trainer.abstract), config), checksum
+
+
+def train(run: Run, trainer: Trainer, text: Text, state: State, signals: Signals):
+    """The loop: one step is dispatched before the metrics of the last are read."""
+    config = run.config
+    step = int(state["step"])
+    validation = trainer.place(validation_batches(text, config.data), axis=1)
+    batches = batches_from(StepBatches(text.train, config.data, config.seed), step)
+    with Recorder(run, step) as recorder:
+        while step < config.steps:
+            batch = trainer.place(next(batches))
+            state, metrics = trainer.step(state, batch, config.optimizer.peak)
+            recorder.dispatched(metrics)
+            step += 1
+            last, stopping = step == config.steps, signals.stop_at(step)
+            if last or step % config.loop.eval_every == 0:
+                recorder.finish_step()
+                recorder.evaluation(trainer.evaluate, state, validation)
+            if last or stopping or step % config.loop.save_every == 0:
+                recorder.finish_step()
+                run.checkpoints.save(step, state)
+            if stopping and not last:
+                raise Interrupted(
+                    signals.number, f"{run.name} is saved at step {step}."
+                )
+
+
+class Recorder:
+    """Writes and prints the metrics of a run, each step's while the next one runs."""
+
+    def __init__(self, run: Run, step: int):
+        self._run, self._config, self._step = run, run.config, step
+        tokens = run.config.data.batch_size * run.config.data.sequence_length
+        self._metrics = Metrics(run.folder, step, run.config.loop.tensorboard)
+        self._printer = Printer(run.name, step, run.config.steps, tokens)
+        self._running: dict[str, Any] | None = None
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._printer.close()
+        self._metrics.close()
+
+    def dispatched(self, metrics: dict[str, Any]) -> None:
+        """Takes the metrics of a step that may still be running."""
+        self.finish_step()
+        self._running = metrics
+
+    def finish_step(self) -> None:
+        """Waits for the metrics of the step that is running, if one is."""
+        if self._running is None:
+            return
+        values = {name: float(value) for name, value in self._running.items()}
+        self._running = None
+        phase = self._config.phase(self._step)
+        self._step += 1
+        if not all(math.isfinite(value) for value in values.values()):
+            self._run.checkpoints.finish()
+            raise DivergedError(
+                f"{self._run.name}: step {self._step} has loss {values['loss']} and "
+                f"gradient norm {values['grad_norm']}; good checkpoints: steps "
+                f"{self._run.checkpoints.steps()}."
+            )
+        line = {"step": self._step, **values, "phase": phase}
+        self._metrics.write(line)
+        self._printer.step(line, due=self._step % self._config.loop.log_every == 0)
+
+    def evaluation(self, evaluate: Callable[..., dict[str, Any]], *inputs) -> None:
+        """Makes and records an evaluation of the weights after the last step."""
+        started_at = time.monotonic()
+        losses = {name: float(loss) for name, loss in evaluate(*inputs).items()}
+        line = {"step": self._step, **losses, "val_bpb": bits(losses["val_loss"])}
+        self._metrics.write(line)
+        self._printer.evaluation(line, time.monotonic() - started_at)
+
+
+def last_evaluation(folder: Path) -> Line:
+    return read_evaluations(folder)[-1]

@@ -1,0 +1,111 @@
+"""The compiled functions of training, on a mesh of all devices."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from . import model, optimizer
+from .config import Config, ModelConfig, OptimizerConfig
+
+State = dict[str, Any]  # step, params, opt_state
+
+
+class Trainer:
+    """The compiled functions of a model and an optimizer, on a mesh of all devices.
+
+    The peak rate is an argument of the step and the cooldown is part of its state, so
+    one program serves a trunk and all its branches.
+    """
+
+    def __init__(self, model_config: ModelConfig, config: OptimizerConfig, remat: bool):
+        self.mesh = jax.make_mesh(
+            (jax.device_count(),), ("data",), axis_types=(AxisType.Auto,)
+        )
+        self.config, self.graphdef = config, model.graph(model_config, remat)
+        abstract = jax.eval_shape(functools.partial(self._init, model_config), 0)
+        self.shardings = jax.tree.map(self._shard_largest_axis, abstract)
+        self.abstract: State = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            abstract,
+            self.shardings,
+        )
+        self.init = jax.jit(
+            functools.partial(self._init, model_config), out_shardings=self.shardings
+        )
+        self.step = jax.jit(
+            self._step, donate_argnums=0, out_shardings=(self.shardings, None)
+        )
+        self.evaluate = jax.jit(self._evaluate)
+
+    def place(self, rows: np.ndarray, axis: int = 0) -> jax.Array:
+        """This process's rows of a batch as a part of the global array."""
+        spec = PartitionSpec(*[None] * axis, "data")
+        return jax.make_array_from_process_local_data(
+            NamedSharding(self.mesh, spec), rows
+        )
+
+    def _init(self, model_config: ModelConfig, seed) -> State:
+        params = model.init_params(model_config, seed)
+        opt_state = optimizer.make_optimizer(self.config, 0.0).init(params)
+        step = jnp.zeros([], jnp.int32)
+        return {"step": step, "params": params, "opt_state": opt_state}
+
+    def _step(self, state: State, tokens_BxM, peak):
+        tx = optimizer.make_optimizer(self.config, peak)
+
+        def micro_step(carry, tokens):
+            params, opt_state = carry
+            loss, grads = jax.value_and_grad(
+                lambda params: model.next_byte_loss(self.graphdef, params, tokens)
+            )(params)
+            updates, opt_state = tx.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, opt_state), (loss, optax.tree.norm(grads))
+
+        rate = optimizer.learning_rate(self.config, peak, state)
+        # Micro-batches take every k-th row, so that each device keeps its own rows.
+        parts = tokens_BxM.reshape(-1, self.config.accumulate, tokens_BxM.shape[1])
+        (params, opt_state), (loss, norm) = jax.lax.scan(
+            micro_step, (state["params"], state["opt_state"]), parts.swapaxes(0, 1)
+        )
+        metrics = {"loss": loss.mean(), "grad_norm": norm.mean(), "lr": rate}
+        new = {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
+        return new, metrics
+
+    def _evaluate(self, state: State, tokens_NxBxM) -> dict[str, jax.Array]:
+        """The mean loss of the raw weights and of what the optimizer averages."""
+
+        def loss(params):
+            batch_loss = functools.partial(model.next_byte_loss, self.graphdef, params)
+            return jax.lax.map(batch_loss, tokens_NxBxM).mean()
+
+        weights = optimizer.weights_to_evaluate(state)
+        return {name: loss(params) for name, params in weights.items()}
+
+    def _shard_largest_axis(self, x) -> NamedSharding:
+        """FSDP: the largest axis that the devices divide is split among them."""
+        devices = self.mesh.size
+        axes = [i for i in range(x.ndim) if x.shape[i] and x.shape[i] % devices == 0]
+        if not axes:
+            return NamedSharding(self.mesh, PartitionSpec())
+        largest = max(axes, key=lambda i: x.shape[i])
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * largest, "data"))
+
+
+@functools.lru_cache
+def _shared_trainer(
+    model_config: ModelConfig, config: OptimizerConfig, remat: bool
+) -> Trainer:
+    return Trainer(model_config, config, remat)
+
+
+def make_trainer(config: Config) -> Trainer:
+    """The trainer of a config, shared by all that differ in rates and lengths only."""
+    shared = dataclasses.replace(config.optimizer, peak=1.0, cooldown_steps=0)
+    return _shared_trainer(config.model, shared, config.loop.remat)

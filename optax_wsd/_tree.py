@@ -1,8 +1,9 @@
 """Tree helpers: the lerp behind every average, and states found in any nesting.
 
-A state is known by its NamedTuple class or, where a checkpoint was restored without a
-target, as a dict with the same keys. Containers in between (chain, MultiSteps, masked,
-partition, inject_hyperparams, `nnx.Optimizer.opt_state`) are walked through as trees.
+A state is known by the fields of its NamedTuple, or by the same keys of a dict where a
+checkpoint was restored without a target. Containers in between (chain, MultiSteps,
+masked, partition, inject_hyperparams, `nnx.Optimizer.opt_state`) are walked through as
+trees.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def lerp(start, end, weight):
@@ -23,14 +25,60 @@ def is_averaged(leaf) -> bool:
 
 
 def average_dtype(dtype, state_dtype=None):
-    """The dtype of a state over leaves of `dtype`: at least float32."""
-    return state_dtype or jnp.promote_types(dtype, jnp.float32)
+    """The dtype of a state over leaves of `dtype`: at least float32, or as asked."""
+    if state_dtype is None or jnp.issubdtype(dtype, jnp.complexfloating):
+        return jnp.promote_types(dtype, jnp.float32)
+    return jnp.dtype(state_dtype)
+
+
+def map_averaged(fn: Callable[..., Any], params, *rest):
+    """`fn` over the leaves that take part in averages, MaskedNode for the others."""
+
+    def visit(p, *leaves):
+        return fn(p, *leaves) if is_averaged(p) else optax.MaskedNode()
+
+    return jax.tree.map(visit, params, *rest)
+
+
+def copy_as(leaf, dtype):
+    """A copy of a leaf, in its own buffer; of an abstract leaf, an abstract one."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.update(dtype=dtype)
+    return jnp.array(leaf, dtype, copy=True)
+
+
+def rounded(leaf, dtype):
+    """A leaf rounded to `dtype` and kept in float32 or better.
+
+    A compiler may leave out the rounding between two conversions, but not this one.
+    """
+    leaf = leaf.astype(dtype)
+    if jnp.finfo(dtype).bits >= 32:
+        return leaf
+    info = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(leaf.astype(jnp.float32), info.nexp, info.nmant)
+
+
+def leaves_by_path(tree) -> dict[tuple[str, ...], Any]:
+    """Leaves by their names from the root; a wrapper's last `value` is no name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {leaf_name(path): leaf for path, leaf in leaves}
+
+
+def leaf_name(path) -> tuple[str, ...]:
+    names = path_names(path)
+    return names[:-1] if names[-1:] == ("value",) else names
+
+
+def path_names(path) -> tuple[str, ...]:
+    """A key path as strings, the same for an object, a dict and a restored copy."""
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
 def is_state(node, kind: Any) -> bool:
     if isinstance(node, Mapping):
         return set(node) == set(kind._fields)
-    return isinstance(node, kind)
+    return getattr(node, "_fields", None) == kind._fields
 
 
 def find_states(tree, kind: Any) -> list[Any]:
@@ -40,7 +88,7 @@ def find_states(tree, kind: Any) -> list[Any]:
 
 
 def as_state(node, kind: Any) -> Any:
-    return kind(**node) if isinstance(node, Mapping) else node
+    return kind(**node) if isinstance(node, Mapping) else kind(*node)
 
 
 def map_states(fn: Callable[[Any], Any], tree, kind: Any):

@@ -1,0 +1,399 @@
+"""Averages of the params: one transform, four coefficients.
+
+Every average is the line a + w (p - a) towards the params p after an update, with the
+weight w of its own: of the t-th sample, from 1,
+
+    ema (1 - d) / (1 - d^t)    power 1 - (1 - 1/t)^(gamma + 1)    swa 1/t
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ._checks import check, check_float, check_int, is_traced
+from ._tree import average_dtype, copy_as, is_averaged, lerp, map_averaged, rounded
+
+
+class ParamsEmaState(NamedTuple):
+    """State of `params_ema`."""
+
+    average_count: jax.Array  # int32 scalar, updates so far
+    average_samples: jax.Array  # int32 scalar, samples so far
+    params_ema: Any  # the average, MaskedNode in place of integers and keys
+
+
+class ParamsPowerEmaState(NamedTuple):
+    """State of `params_power_ema`."""
+
+    average_count: jax.Array  # int32 scalar, updates so far
+    average_samples: jax.Array  # int32 scalar, samples so far
+    params_power_ema: Any  # the average, MaskedNode in place of integers and keys
+
+
+class ParamsSwaState(NamedTuple):
+    """State of `params_swa`."""
+
+    average_count: jax.Array  # int32 scalar, updates so far
+    average_samples: jax.Array  # int32 scalar, samples so far
+    params_swa: Any  # the average, MaskedNode in place of integers and keys
+    swa_window: Any  # the mean of the window under way; () without windows
+
+
+class ParamsLawaState(NamedTuple):
+    """State of `params_lawa`."""
+
+    average_count: jax.Array  # int32 scalar, updates so far
+    average_samples: jax.Array  # int32 scalar, samples so far
+    params_lawa: Any  # the latest snapshots of each leaf, on a new leading axis
+
+
+def params_ema(
+    decay: jax.typing.ArrayLike,
+    *,
+    every: jax.typing.ArrayLike = 1,
+    start_step: jax.typing.ArrayLike = 0,
+    state_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Exponential moving average of the params, exactly debiased.
+
+        sample    1    2                t
+        average   p1   (d p1 + p2)/(d + 1)   sum of d^(t-i) pi / sum of d^(t-i)
+
+    Updates pass through untouched; put it last in a chain and read the average with
+    `eval_params`. A sample is the params after an update, as `optax.apply_updates`
+    rounds them; update number k, from 1, is one when k > start_step and k - start_step
+    is a multiple of `every`. Before the first sample the average is the params.
+
+    The average is kept in float32 or better, one copy of the params. Its own rounding
+    then stays near one unit in the last place times sqrt(1 / (24 (1 - decay))): for
+    horizons beyond 100,000 samples, `every=10` with decay^10 is cheaper and more exact.
+
+    Args:
+        decay: Weight of the past, in [0, 1). The horizon is 1 / (1 - decay) samples.
+        every: Updates between samples, >= 1. Updates without a sample cost nothing.
+        start_step: Updates before sampling starts, >= 0.
+        state_dtype: Dtype of the average; default: that of the leaf, at least float32.
+
+    Returns:
+        A transformation that needs `params` in its update.
+
+    Raises:
+        ValueError: a number is out of range, or `params` is missing in an update.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from optax_wsd import eval_params
+        >>> tx = optax.chain(optax.sgd(1.0), params_ema(0.5))
+        >>> params = jnp.array(0.0)
+        >>> state = tx.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = tx.update(jnp.array(-3.0), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> float(params), float(eval_params(state, params))
+        (6.0, 5.0)
+
+    References:
+        Morales-Brotons et al., 2024, arXiv:2411.18704; debiasing: Kingma and Ba, 2015,
+        arXiv:1412.6980, section 3.
+    """
+    check_float("decay", decay, at_least=0, below=1)
+    if isinstance(decay, float | int):
+        new, log_decay = 1 - decay, math.log(decay) if decay > 0 else -math.inf
+    else:
+        decay = jnp.clip(jnp.asarray(decay, float), 0, 1)
+        new, log_decay = 1 - decay, jnp.log1p(-(1 - decay))
+
+    def weight(t):
+        t = t.astype(float)
+        total = -jnp.expm1(t * log_decay)
+        return jnp.where((t == 1) | (total == 0), 1 / t, new / total)
+
+    return _running_mean(ParamsEmaState, weight, every, start_step, state_dtype)
+
+
+def params_power_ema(
+    gamma: jax.typing.ArrayLike,
+    *,
+    every: jax.typing.ArrayLike = 1,
+    start_step: jax.typing.ArrayLike = 0,
+    state_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Average of the params in which sample t has a weight that grows as t^gamma.
+
+        gamma              0              larger
+        average over       all samples    the latest fraction of the run
+
+    It has no horizon to choose: the averaged span grows with the run. Two of them with
+    different gamma allow any other to be made afterwards, see `post_hoc_ema_weights`.
+    Sampling is that of `params_ema`.
+
+    Args:
+        gamma: Exponent, >= 0; see `gamma_from_width` and `gamma_from_half_life`.
+        every: Updates between samples, >= 1. Updates without a sample cost nothing.
+        start_step: Updates before sampling starts, >= 0.
+        state_dtype: Dtype of the average; default: that of the leaf, at least float32.
+
+    Returns:
+        A transformation that needs `params` in its update.
+
+    Raises:
+        ValueError: a number is out of range, or `params` is missing in an update.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from optax_wsd import eval_params
+        >>> tx = optax.chain(optax.sgd(1.0), params_power_ema(1.0))
+        >>> params = jnp.array(0.0)
+        >>> state = tx.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = tx.update(jnp.array(-4.0), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> float(params), float(eval_params(state, params))
+        (8.0, 7.0)
+
+    References:
+        Karras et al. (EDM2), 2023, arXiv:2312.02696, section 3.1.
+    """
+    check_float("gamma", gamma, at_least=0)
+
+    def weight(t):
+        left = jnp.log1p(-1 / t.astype(float))
+        power = jnp.maximum(jnp.asarray(gamma, float), 0) + 1
+        return -jnp.expm1(power * left)
+
+    return _running_mean(ParamsPowerEmaState, weight, every, start_step, state_dtype)
+
+
+def params_swa(
+    *,
+    every: jax.typing.ArrayLike = 1,
+    start_step: jax.typing.ArrayLike = 0,
+    window: int | None = None,
+    state_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Uniform mean of the params, over all samples or over the latest whole window.
+
+        window   None               w updates
+        average  all samples        the w / every samples of the latest finished window;
+                                    of the first window as far as it is
+
+    Windows follow each other without overlap. Sampling is that of `params_ema`.
+
+    Args:
+        every: Updates between samples, >= 1. Updates without a sample cost nothing.
+        start_step: Updates before sampling starts, >= 0.
+        window: Length of a window in updates, a multiple of `every`, both python
+            integers; it costs a second copy of the params.
+        state_dtype: Dtype of the average; default: that of the leaf, at least float32.
+
+    Returns:
+        A transformation that needs `params` in its update.
+
+    Raises:
+        ValueError: a number is out of range, window is not a multiple of every, or
+            `params` is missing in an update.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from optax_wsd import eval_params
+        >>> tx = optax.chain(optax.sgd(1.0), params_swa(window=2))
+        >>> params = jnp.array(0.0)
+        >>> state, means = tx.init(params), []
+        >>> for _ in range(5):
+        ...     updates, state = tx.update(jnp.array(-1.0), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        ...     means.append(float(eval_params(state, params)))
+        >>> means
+        [1.0, 1.5, 1.5, 3.5, 3.5]
+
+    References:
+        Izmailov et al., 2018, arXiv:1803.05407; windows of 500 updates sampled every 5:
+        Hägele et al., 2024, arXiv:2405.18392, section 4.
+    """
+    if window is None:
+        return _running_mean(
+            ParamsSwaState,
+            lambda t: 1 / t.astype(float),
+            every,
+            start_step,
+            state_dtype,
+        )
+    check_int("window", window, at_least=1)
+    check_int("every", every, at_least=1)
+    known = not (is_traced(window) or is_traced(every))
+    need = f"a multiple of every ({every!r}), neither of them traced"
+    check(known and int(window) % int(every) == 0, "window", window, need)
+    size = int(window) // int(every)
+
+    def first(params):
+        return _copies(params, state_dtype), _copies(params, state_dtype)
+
+    def absorb(t, sample, latest, under_way):
+        position = (t - 1) % size + 1
+        under_way = _lerp_params(1 / position.astype(float), sample, under_way)
+        is_answer = (position == size) | (t < size)
+        return jax.lax.cond(is_answer, lambda: under_way, lambda: latest), under_way
+
+    return _average(ParamsSwaState, first, absorb, every, start_step)
+
+
+def params_lawa(
+    size: int,
+    *,
+    every: jax.typing.ArrayLike,
+    start_step: jax.typing.ArrayLike = 0,
+    state_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Uniform mean of the latest `size` snapshots of the params.
+
+        samples   1    2            ...   size or more
+        average   p1   (p1 + p2)/2        mean of the latest size
+
+    All snapshots are kept: `size` copies of the params. Sampling is that of
+    `params_ema`.
+
+    Args:
+        size: Snapshots, a python integer >= 1.
+        every: Updates between snapshots, >= 1. Updates without one cost nothing.
+        start_step: Updates before sampling starts, >= 0.
+        state_dtype: Dtype of the snapshots; default: the leaf's, at least float32.
+
+    Returns:
+        A transformation that needs `params` in its update.
+
+    Raises:
+        ValueError: a number is out of range, or `params` is missing in an update.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from optax_wsd import eval_params
+        >>> tx = optax.chain(optax.sgd(1.0), params_lawa(2, every=1))
+        >>> params = jnp.array(0.0)
+        >>> state = tx.init(params)
+        >>> for _ in range(9):
+        ...     updates, state = tx.update(jnp.array(-1.0), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> float(params), float(eval_params(state, params))
+        (9.0, 8.5)
+
+    References:
+        Kaddour, 2022, arXiv:2209.14981; Sanyal et al., 2023, arXiv:2306.03241.
+    """
+    check_int("size", size, at_least=1)
+    check(isinstance(size, int), "size", size, "a python integer")
+
+    def first(params):
+        def stack(p):
+            dtype = average_dtype(p.dtype, state_dtype)
+            if isinstance(p, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct((size, *p.shape), dtype)
+            return jax.lax.broadcast(jnp.asarray(p, dtype), (size,))
+
+        return (map_averaged(stack, params),)
+
+    def absorb(t, sample, snapshots):
+        def put(p, stack):
+            p = p.astype(stack.dtype)
+            return jax.lax.dynamic_update_index_in_dim(stack, p, (t - 1) % size, 0)
+
+        return (map_averaged(put, sample, snapshots),)
+
+    return _average(ParamsLawaState, first, absorb, every, start_step)
+
+
+AVERAGES = (ParamsEmaState, ParamsPowerEmaState, ParamsSwaState, ParamsLawaState)
+
+
+def averages_of(state) -> Any:
+    """The tree of averages in a state of one of `AVERAGES`."""
+    if not isinstance(state, ParamsLawaState):
+        return state[2]
+
+    def mean(stack):
+        # Differences, so that the mean of equal snapshots is exactly theirs.
+        size = stack.shape[0]
+        filled = jnp.minimum(state.average_samples, size)
+        used = (jnp.arange(size) < filled).reshape(size, *[1] * (stack.ndim - 1))
+        apart = jnp.where(used, stack - stack[:1], 0)
+        return stack[0] + jnp.sum(apart, 0) / jnp.maximum(filled, 1).astype(float)
+
+    return jax.tree.map(mean, state.params_lawa)
+
+
+def _running_mean(kind, weight, every, start_step, state_dtype):
+    """The average a + weight(t) (p - a) over one copy of the params."""
+    rest = () if kind is not ParamsSwaState else ((),)
+
+    def first(params):
+        return _copies(params, state_dtype), *rest
+
+    def absorb(t, sample, average, *rest):
+        return _lerp_params(weight(t), sample, average), *rest
+
+    return _average(kind, first, absorb, every, start_step)
+
+
+def _average(
+    kind: Callable[..., Any],
+    first: Callable[..., tuple[Any, ...]],
+    absorb: Callable[..., tuple[Any, ...]],
+    every,
+    start_step,
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation that lets `absorb` put samples of the params into its trees."""
+    check_int("every", every, at_least=1)
+    check_int("start_step", start_step)
+    each_update = isinstance(every, int) and every == 1
+    each_update = each_update and isinstance(start_step, int) and start_step == 0
+
+    def init_fn(params):
+        zero = jnp.zeros([], jnp.int32)
+        return kind(zero, jnp.zeros([], jnp.int32), *first(params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
+        count = optax.safe_increment(state.average_count)
+
+        def take():
+            t = optax.safe_increment(state.average_samples)
+            return t, *absorb(t, _params_after(params, updates), *state[2:])
+
+        if each_update:
+            return updates, kind(count, *take())
+        age = count - start_step
+        is_sample = (age > 0) & (age % every == 0)
+        return updates, kind(count, *jax.lax.cond(is_sample, take, lambda: state[1:]))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _copies(params, state_dtype):
+    return map_averaged(
+        lambda p: copy_as(p, average_dtype(p.dtype, state_dtype)), params
+    )
+
+
+def _params_after(params, updates):
+    """Params after the update, as `optax.apply_updates` rounds them."""
+
+    def after(p, u):
+        return rounded(jnp.asarray(p + u), p.dtype) if is_averaged(p) else p
+
+    return jax.tree.map(after, params, updates)
+
+
+def _lerp_params(weight, sample, average):
+    """a + weight (p - a), computed in the dtype of p or a, whichever is wider."""
+
+    def leaf(p, a):
+        dtype = jnp.promote_types(p.dtype, a.dtype)
+        w = weight.astype(jnp.finfo(dtype).dtype)
+        return lerp(a.astype(dtype), p.astype(dtype), w).astype(a.dtype)
+
+    return map_averaged(leaf, sample, average)

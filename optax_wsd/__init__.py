@@ -1,6 +1,7 @@
 """Replacements of cosine decay for Optax: WSD, weight averaging, schedule-free."""
 
 from . import shapes
+from ._adoption import adopt_state
 from ._averaging import params_ema, params_lawa, params_power_ema, params_swa
 from ._cooldown import cooldown_scale, scale_by_cooldown, start_cooldown, stop_cooldown
 from ._describe import describe_schedule
@@ -28,6 +29,7 @@ from ._schedules import (
 )
 
 __all__ = [
+    "adopt_state",
     "cooldown_scale",
     "cooldown_schedule",
     "describe_schedule",

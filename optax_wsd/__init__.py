@@ -1,6 +1,6 @@
 """Replacements of cosine decay for Optax: WSD, weight averaging, schedule-free."""
 
-from . import shapes
+from . import laws, shapes
 from ._adoption import adopt_state
 from ._averaging import params_ema, params_lawa, params_power_ema, params_swa
 from ._cooldown import cooldown_scale, scale_by_cooldown, start_cooldown, stop_cooldown
@@ -38,6 +38,7 @@ __all__ = [
     "gamma_from_width",
     "infinite_schedule",
     "inverse_power_schedule",
+    "laws",
     "merge_params",
     "merge_weights",
     "multistep_schedule",

@@ -1,0 +1,473 @@
+"""Laws that choose a schedule before training, and its cooldown while training.
+
+The convex bound needs nothing but the schedule. A loss law is fitted to logged losses
+of a run and of one cooldown branched off it, and then predicts the loss under any
+schedule. Everything here is NumPy on the host and takes seconds on one core.
+
+Learning rates come as arrays of one rate per update, from update 0 on:
+
+    >>> import numpy as np, optax_wsd
+    >>> schedule = optax_wsd.wsd_schedule(1e-3, 100, warmup_steps=10, cooldown_steps=20)
+    >>> learning_rates = np.asarray(schedule(np.arange(100)))
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from . import shapes
+from ._checks import check, check_float, check_int
+
+Curve = tuple[ArrayLike, ArrayLike, ArrayLike]
+
+RATE_EXPONENT = 0.64  # of the response's speed: Luo et al. fit 0.635 to 0.655
+MAX_GROUPS = 512  # changes of the rate that the sum over them keeps apart
+
+
+def last_iterate_bound(
+    learning_rates: ArrayLike, *, distance: float = 1.0, gradient_norm: float = 1.0
+) -> float:
+    """Bound on the suboptimality of the last iterate of SGD, for convex losses.
+
+        D^2 + G^2 sum_{s<=T} h_s^2     G^2         h_k      sum_{s>=k} h_s^2
+        --------------------------- + ----  sum  ---------  ----------------
+             2 sum_{s<=T} h_s          2    k<T  sum_{s>k} h_s  sum_{s>=k} h_s
+
+    with the rates h_1 to h_T. It orders the schedules of real runs well. Rates of 0 at
+    the end do not move the iterate and are left out.
+
+    Args:
+        learning_rates: One rate per update, >= 0, [T].
+        distance: D, from the first iterate to the minimum, > 0.
+        gradient_norm: G, the largest norm of a gradient, > 0.
+
+    Returns:
+        The bound, in units of the loss.
+
+    Raises:
+        ValueError: a rate is negative or not finite, or none is above 0, or a number is
+            out of its range.
+
+    Example:
+        >>> round(last_iterate_bound(np.full(400, 0.02)), 4)
+        0.1382
+
+    References:
+        Schaipp et al., 2025, arXiv:2501.18965, theorem 3.1.
+    """
+    steps_term, noise_term = _bound_terms(learning_rates, distance, gradient_norm)
+    return steps_term + noise_term
+
+
+def optimal_scale(
+    learning_rates: ArrayLike, *, distance: float = 1.0, gradient_norm: float = 1.0
+) -> tuple[float, float]:
+    """The factor on a whole schedule that makes `last_iterate_bound` smallest.
+
+    Args:
+        learning_rates: One rate per update, >= 0, [T]; only their shape matters.
+        distance: D, from the first iterate to the minimum, > 0.
+        gradient_norm: G, the largest norm of a gradient, > 0.
+
+    Returns:
+        (scale, bound): `scale * learning_rates` has this bound, the least of all.
+
+    Raises:
+        ValueError: as `last_iterate_bound`.
+
+    Example:
+        >>> schedule = lambda cooldown: np.minimum(1, np.arange(400, 0, -1) / cooldown)
+        >>> for cooldown in (1, 80, 400):
+        ...     print([round(x, 4) for x in optimal_scale(schedule(cooldown))])
+        [0.0182, 0.1375]
+        [0.0254, 0.1093]
+        [0.0496, 0.1006]
+
+    References:
+        Schaipp et al., 2025, arXiv:2501.18965, section 4.
+    """
+    steps_term, noise_term = _bound_terms(learning_rates, distance, gradient_norm)
+    return (
+        math.sqrt(steps_term / noise_term),
+        2 * math.sqrt(steps_term * noise_term),
+    )
+
+
+def deepseek_learning_rate(compute: float) -> float:
+    """The peak learning rate of DeepSeek LLM's scaling law, 0.3118 C^-0.125.
+
+    Args:
+        compute: C, non-embedding training FLOPs, > 0. Fitted on 1e17 to 2e19, for AdamW
+            and a warmup-and-multi-step schedule.
+
+    Returns:
+        The peak learning rate.
+
+    Raises:
+        ValueError: compute is not a number > 0.
+
+    Example:
+        >>> round(deepseek_learning_rate(1e19), 6)
+        0.001315
+
+    References:
+        DeepSeek-AI, 2024, arXiv:2401.02954, equation 1.
+    """
+    check_float("compute", compute, above=0)
+    return 0.3118 * float(compute) ** -0.1250
+
+
+def deepseek_batch_size(compute: float) -> float:
+    """The batch size of DeepSeek LLM's scaling law, 0.2920 C^0.3271, in tokens.
+
+    Args:
+        compute: C, non-embedding training FLOPs, > 0. Fitted on 1e17 to 2e19.
+
+    Returns:
+        Tokens per update.
+
+    Raises:
+        ValueError: compute is not a number > 0.
+
+    Example:
+        >>> round(deepseek_batch_size(1e19))
+        478942
+
+    References:
+        DeepSeek-AI, 2024, arXiv:2401.02954, equation 1.
+    """
+    check_float("compute", compute, above=0)
+    return 0.2920 * float(compute) ** 0.3271
+
+
+class LossLaw(NamedTuple):
+    """The loss under any learning rate schedule; `fit_loss_law` makes one.
+
+        loss(n) = floor + progress S^-a - gain S^-d sum_k drop_k r(x_k^-g S_k)
+        r(s) = 1 - (1 + speed s)^-b
+
+    x_t = learning_rates[t] / peak_value are relative rates, S is their sum over the n
+    updates done, S_k the sum over updates k to n - 1, and drop_k = x_(k-1) - x_k for k
+    from the end of the warmup on; g is 0.64. The first part is what training brings at
+    the peak rate, the second what a falling rate adds to it; r is the part of it that
+    has come S_k after the fall. Losses are in the unit of those it was fitted to.
+
+    References:
+        Luo et al. (multi-power law), 2025, arXiv:2503.12811, where d is 0; Tissue et
+        al., 2024, arXiv:2408.11029, where r is exponential.
+    """
+
+    floor: float  # loss after endless training, >= 0
+    progress: float  # >= 0, with its exponent a
+    progress_exponent: float  # a
+    gain: float  # >= 0, of a fall by the peak rate, with its exponent d
+    gain_exponent: float  # d
+    speed: float  # of the response, per update at the peak rate
+    response_exponent: float  # b
+    peak_value: float  # the highest rate of the curves of the fit
+    residual: float  # root mean square of the fit's errors, in units of the loss
+
+    def predict(self, learning_rates: ArrayLike, steps: ArrayLike) -> np.ndarray:
+        """The loss under a schedule, after each of the given numbers of updates.
+
+        Args:
+            learning_rates: One rate per update from 0 on, >= 0, in the unit of the
+                fit's, [T].
+            steps: Numbers of updates done, 1 to T, of any shape.
+
+        Returns:
+            A float64 array of the shape of steps.
+
+        Raises:
+            ValueError: a rate is negative or not finite, or a step is out of range or
+                before the first rate above 0.
+        """
+        rates = _check_rates(learning_rates)
+        steps = _check_steps(steps, len(rates))
+        path = _Path(rates / self.peak_value, steps.ravel())
+        columns = path.columns(
+            self.progress_exponent,
+            self.speed,
+            self.response_exponent,
+            self.gain_exponent,
+        )
+        loss = columns @ [self.floor, self.progress, self.gain]
+        return loss.reshape(steps.shape)
+
+
+def fit_loss_law(curves: Sequence[Curve], *, gain_exponent: float = 0.16) -> LossLaw:
+    """Fits a `LossLaw` to logged losses: a stable run and one cooldown will do.
+
+    Least squares, with less weight on the first third of the steps, where the law holds
+    less well. The exponents and the speed have weak priors, near their values for
+    Llama-like models of 25M and 100M parameters, so that what the curves say little
+    about stays reasonable; curves that say nothing about it are refused.
+
+    Args:
+        curves: For each run (learning_rates, steps, losses): the rate of every update
+            from 0 on, the numbers of updates after which a loss was logged, and these
+            losses, validation losses rather than noisy training losses. All runs have
+            the same model, data and batch size.
+        gain_exponent: d of the law, >= 0. It cannot be seen in one cooldown; 0 is the
+            multi-power law, which overrates cooldowns later than those of the fit.
+
+    Returns:
+        The law, with the root mean square of its errors as `residual`.
+
+    Raises:
+        ValueError: curves have a wrong form, or cannot identify the law; the message
+            says which run is missing.
+
+    Example:
+        >>> steps = np.arange(100, 1001, 20)
+        >>> trunk = np.full(1000, 1e-3)
+        >>> branch = np.where(np.arange(1000) < 800, 1e-3, 1e-4)
+        >>> truth = LossLaw(3.0, 9.0, 0.5, 0.4, 0.16, 0.03, 0.4, 1e-3, 0.0)
+        >>> curves = [(lr, steps, truth.predict(lr, steps)) for lr in (trunk, branch)]
+        >>> law = fit_loss_law(curves)
+        >>> linear = np.linspace(1e-3, 0, 1000)
+        >>> bool(abs(law.predict(linear, 1000) - truth.predict(linear, 1000)) < 0.002)
+        True
+
+    References:
+        Luo et al., 2025, arXiv:2503.12811; Tissue et al., 2024, arXiv:2408.11029.
+    """
+    from scipy import optimize
+
+    check_float("gain_exponent", gain_exponent, at_least=0)
+    checked = [_check_curve(curve) for curve in curves]
+    check(len(checked) > 0, "curves", curves, "at least one (rates, steps, losses)")
+    peak_value = max(float(np.max(rates)) for rates, _, _ in checked)
+    _check_identified(checked, peak_value)
+    paths = [_Path(rates / peak_value, steps) for rates, steps, _ in checked]
+    losses = np.concatenate([losses for _, _, losses in checked])
+    steps = np.concatenate([steps for _, steps, _ in checked])
+    weights = np.minimum(1, 3 * steps / np.max(steps))
+
+    def solve(logs):
+        """The best floor, progress and gain for the other three parameters."""
+        a, speed, b = np.exp(logs)
+        columns = np.concatenate([p.columns(a, speed, b, gain_exponent) for p in paths])
+        q, r = np.linalg.qr(columns * weights[:, None])
+        factors, _ = optimize.nnls(r, q.T @ (losses * weights))
+        return factors, (columns @ factors - losses) * weights
+
+    def rms(logs):
+        return float(np.sqrt(np.sum(solve(logs)[1] ** 2) / np.sum(weights**2)))
+
+    logs = _PRIOR_MEAN
+    for _ in range(3):
+        # Errors of neighbouring losses go together: as one independent one in four.
+        noise = 2 * max(rms(logs), 1e-6)
+        logs = optimize.least_squares(
+            lambda v, noise=noise: np.concatenate(
+                [solve(v)[1] / noise, (v - _PRIOR_MEAN) / _PRIOR_SCALE]
+            ),
+            logs,
+        ).x
+    (floor, progress, gain), _ = solve(logs)
+    need = "losses that fall in training, and further with the learning rate"
+    check(progress > 0 and gain > 0, "curves", (progress, gain), need)
+    a, speed, b = np.exp(logs)
+    return LossLaw(
+        *map(float, (floor, progress, a, gain, gain_exponent, speed, b, peak_value)),
+        residual=rms(logs),
+    )
+
+
+class Cooldowns(NamedTuple):
+    """What `best_cooldown` found."""
+
+    cooldown_steps: np.ndarray  # the lengths asked about, ascending, [n]
+    total_steps: np.ndarray  # updates done at the end of each, [n]
+    losses: np.ndarray  # predicted loss at the end of each, [n]
+    best: int  # the length advised
+
+
+def best_cooldown(
+    law: LossLaw,
+    learning_rates: ArrayLike,
+    cooldown_steps: Sequence[int] | np.ndarray,
+    *,
+    total_steps: int | None = None,
+    shape: shapes.Shape = shapes.one_minus_sqrt,
+    end_value: float = 0.0,
+) -> Cooldowns:
+    """How long to cool a stable run down, and the loss that each length would give.
+
+    Without total_steps every cooldown starts now, after the last of learning_rates. The
+    longest length is advised that is not too long for its own end: no shorter cooldown,
+    begun later on the stable run, would reach the same step with a lower loss.
+
+    With total_steps every cooldown ends there and begins that much before; the length
+    with the lowest loss is advised.
+
+    Args:
+        law: From `fit_loss_law`.
+        learning_rates: Rates of the stable run so far, one per update; it goes on at
+            the last of them.
+        cooldown_steps: Lengths to compare, >= 1.
+        total_steps: Updates at the end of training, when that is fixed.
+        shape: Cooldown shape, see `optax_wsd.shapes`.
+        end_value: Rate at the end of the cooldown, >= 0.
+
+    Returns:
+        `Cooldowns`: lengths, totals, losses and the best length.
+
+    Raises:
+        ValueError: a number is out of its range, or a cooldown that ends at total_steps
+            would have begun in the past.
+
+    Example:
+        >>> law = LossLaw(3.0, 30.0, 0.5, 0.6, 0.16, 0.03, 0.4, 1e-3, 0.002)
+        >>> plan = best_cooldown(law, np.full(10_000, 1e-3), [500, 1000, 2000])
+        >>> plan.total_steps.tolist()
+        [10500, 11000, 12000]
+
+    References:
+        Hägele et al., 2024, arXiv:2405.18392, section 4, for what to expect.
+    """
+    trunk = _check_rates(learning_rates)
+    check(np.size(cooldown_steps) > 0, "cooldown_steps", cooldown_steps, "not empty")
+    check_int("cooldown_steps", cooldown_steps, at_least=1)
+    check_float("end_value", end_value, at_least=0)
+    shapes.check_shape(shape)
+    lengths = np.unique(np.asarray(cooldown_steps, np.int64))
+    if total_steps is None:
+        ends = len(trunk) + lengths
+    else:
+        need = f"at least {len(trunk)} steps done and the longest cooldown"
+        check_int("total_steps", total_steps, at_least=1)
+        check(total_steps - lengths[-1] >= len(trunk), "total_steps", total_steps, need)
+        ends = np.full_like(lengths, total_steps)
+
+    def loss(length, end):
+        stable = np.full(end - length - len(trunk), trunk[-1])
+        # One array size for all lengths, so that JAX compiles the shape once.
+        m = shapes.multiplier(shape, np.arange(lengths[-1]), length)[:length]
+        cooldown = end_value + (trunk[-1] - end_value) * np.asarray(m, np.float64)
+        return float(law.predict(np.concatenate([trunk, stable, cooldown]), end))
+
+    losses = np.array([loss(n, end) for n, end in zip(lengths, ends, strict=True)])
+    if total_steps is None:
+        pays = [
+            all(losses[i] <= loss(shorter, ends[i]) for shorter in lengths[:i])
+            for i in range(lengths.size)
+        ]
+        best = lengths[np.flatnonzero(pays)[-1]]
+    else:
+        best = lengths[np.argmin(losses)]
+    return Cooldowns(lengths, ends, losses, int(best))
+
+
+# progress_exponent, speed and response_exponent: natural logarithms and their spread.
+_PRIOR_MEAN = np.log([0.5, 0.025, 0.42])
+_PRIOR_SCALE = np.array([1.0, 0.7, 0.3])
+
+
+class _Path:
+    """A schedule in relative rates, seen from the steps at which losses are wanted."""
+
+    def __init__(self, x: np.ndarray, steps: np.ndarray):
+        total = np.concatenate([[0.0], np.cumsum(x)])
+        check(bool(np.all(total[steps] > 0)), "steps", steps, "after a rate above 0")
+        first = int(np.argmax(x))  # the end of the warmup
+        drops = -np.diff(x[first:], prepend=1.0)
+        drops, at = _group(drops, first)
+        self.progress = total[steps]
+        self.drops = drops
+        # The sum of rates from each change to each step, sped up where the rate is low.
+        since = np.maximum(self.progress[:, None] - total[at], 0)
+        self.since = since * np.maximum(x[at], 1e-6) ** -RATE_EXPONENT
+
+    def columns(self, a, speed, b, d) -> np.ndarray:
+        """What floor, progress and gain are multiplied with, [steps, 3]."""
+        response = -np.expm1(-b * np.log1p(speed * self.since))
+        gain = self.progress**-d * (response @ self.drops)
+        return np.stack([np.ones_like(gain), self.progress**-a, -gain], axis=1)
+
+
+def _group(drops: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """The changes of the rate and their steps, neighbours put together if many."""
+    at = np.flatnonzero(drops)
+    if at.size == 0:
+        return np.zeros(0), at
+    drops = drops[at]
+    starts = np.unique(np.arange(MAX_GROUPS) * at.size // MAX_GROUPS)
+    size = np.abs(drops)
+    centre = np.add.reduceat(size * at, starts) / np.add.reduceat(size, starts)
+    return np.add.reduceat(drops, starts), first + np.rint(centre).astype(np.int64)
+
+
+def _bound_terms(learning_rates, distance, gradient_norm) -> tuple[float, float]:
+    """The parts of the bound that fall and grow with the scale of the rates."""
+    check_float("distance", distance, above=0)
+    check_float("gradient_norm", gradient_norm, above=0)
+    rates = _check_rates(learning_rates)
+    rates = rates[: np.flatnonzero(rates)[-1] + 1]
+    rest = np.cumsum(rates[::-1])[::-1]
+    squares = np.cumsum(rates[::-1] ** 2)[::-1]
+    spread = np.sum(rates[:-1] / rest[1:] * squares[:-1] / rest[:-1])
+    noise_term = gradient_norm**2 / 2 * (squares[0] / rest[0] + spread)
+    return distance**2 / (2 * float(rest[0])), float(noise_term)
+
+
+def _check_rates(learning_rates) -> np.ndarray:
+    need = "an array of one rate per update, finite and >= 0, some above 0"
+    rates = np.asarray(learning_rates)
+    ok = rates.ndim == 1 and np.issubdtype(rates.dtype, np.number)
+    ok = ok and bool(
+        np.all(np.isfinite(rates)) and np.all(rates >= 0) and np.any(rates)
+    )
+    check(ok, "learning_rates", learning_rates, need)
+    return rates.astype(np.float64)
+
+
+def _check_steps(steps, total: int) -> np.ndarray:
+    steps = np.asarray(steps)
+    ok = np.issubdtype(steps.dtype, np.integer)
+    ok = ok and bool(np.all((steps >= 1) & (steps <= total)))
+    check(ok, "steps", steps, f"whole numbers from 1 to the {total} learning rates")
+    return steps
+
+
+def _check_curve(curve) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    check(
+        len(curve) == 3, "curves", curve, "(learning_rates, steps, losses) for each run"
+    )
+    rates = _check_rates(curve[0])
+    steps = _check_steps(curve[1], len(rates))
+    losses = np.asarray(curve[2], np.float64)
+    check_float("losses", losses)
+    check(steps.ndim == 1, "steps", steps, "a list")
+    check(
+        losses.shape == steps.shape, "losses", losses.shape, f"of shape {steps.shape}"
+    )
+    return rates, steps, losses
+
+
+def _check_identified(curves, peak_value: float) -> None:
+    """Refuses curves that leave a part of the law to guesswork, and names the cure."""
+    logged = sum(steps.size for _, steps, _ in curves)
+    check(logged >= 10, "the number of losses in curves", logged, "at least 10")
+    span = max(float(np.max(steps) / np.min(steps)) for _, steps, _ in curves)
+    need = (
+        "at least 2 in one of them, to show how training goes on. Missing is a longer "
+        "stable run, logged from early on"
+    )
+    check(span >= 2, "the ratio of last to first step of curves", round(span, 2), need)
+    fall = max(_sharpest_fall(rates, steps) for rates, steps, _ in curves) / peak_value
+    need = (
+        "at least 0.3 of the peak within a fifth of the steps done: a slow fall, as of "
+        "a cosine, cannot be told from slow progress. Missing is a short cooldown "
+        "branched off the stable run, with losses logged in it and at its end"
+    )
+    check(fall >= 0.3, "the sharpest fall of the rate in curves", round(fall, 2), need)
+
+
+def _sharpest_fall(rates, steps) -> float:
+    """The most that the rate fell within the last fifth of the way to a logged step."""
+    return max(float(np.max(rates[int(0.8 * n) : n]) - rates[n - 1]) for n in steps)

@@ -1,0 +1,375 @@
+"""Laws: against the printed sums, and against curves made by a law that is known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optax_wsd import cooldown_schedule, laws, shapes, wsd_schedule
+
+PEAK = 2e-3
+TRUTH = laws.LossLaw(
+    floor=2.5,
+    progress=12.0,
+    progress_exponent=0.45,
+    gain=0.5,
+    gain_exponent=0.16,
+    speed=0.05,
+    response_exponent=0.5,
+    peak_value=PEAK,
+    residual=0.0,
+)
+STEPS = np.arange(200, 4001, 50)
+
+
+def schedule_rates(total_steps, cooldown_steps, shape=shapes.linear, end_value=0.0):
+    schedule = wsd_schedule(
+        PEAK,
+        total_steps,
+        warmup_steps=100,
+        cooldown_steps=cooldown_steps,
+        end_value=end_value,
+        shape=shape,
+    )
+    return np.asarray(schedule(np.arange(total_steps)), np.float64)
+
+
+def cosine_rates(total_steps, end=0.1):
+    p = np.arange(total_steps) / total_steps
+    return PEAK * (end + (1 - end) * (1 + np.cos(math.pi * p)) / 2)
+
+
+def curve(rates, steps=STEPS, law=TRUTH, noise=0.0, seed=0):
+    steps = steps[steps <= len(rates)]
+    losses = law.predict(rates, steps)
+    return (
+        rates,
+        steps,
+        losses + noise * np.random.default_rng(seed).normal(size=len(steps)),
+    )
+
+
+TRUNK = schedule_rates(4000, 0)
+BRANCH = schedule_rates(2500, 500, end_value=0.1 * PEAK)
+
+
+# The convex bound
+
+
+def bound_of_the_paper(rates, distance, gradient_norm):
+    """Theorem 3.1 as it is printed: one sum inside another."""
+    last = len(rates) - 1
+    squares = gradient_norm**2 * rates**2
+    bound = (distance**2 + squares.sum()) / (2 * rates.sum())
+    for k in range(last):
+        rest = rates[k:].sum()
+        bound += rates[k] / rates[k + 1 :].sum() * squares[k:].sum() / rest / 2
+    return bound
+
+
+rates_lists = st.lists(st.floats(1e-6, 10), min_size=1, max_size=30)
+
+
+@given(rates_lists, st.floats(0.1, 10), st.floats(0.1, 10))
+def test_bound_is_that_of_the_paper(rates, distance, gradient_norm):
+    bound = laws.last_iterate_bound(
+        rates, distance=distance, gradient_norm=gradient_norm
+    )
+    expected = bound_of_the_paper(np.array(rates), distance, gradient_norm)
+    assert bound == pytest.approx(expected, rel=1e-9)
+
+
+@given(rates_lists, st.floats(0.1, 10), st.floats(0.1, 10), st.floats(0.01, 100))
+def test_optimal_scale_has_the_least_bound(rates, distance, gradient_norm, other):
+    units = {"distance": distance, "gradient_norm": gradient_norm}
+    scale, bound = laws.optimal_scale(rates, **units)
+    scaled = np.array(rates) * scale
+    assert laws.last_iterate_bound(scaled, **units) == pytest.approx(bound)
+    assert laws.last_iterate_bound(other * scaled, **units) >= bound * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    "cooldown, shape, scale, bound",
+    [
+        (0, shapes.linear, 0.01818, 0.13754),
+        (20, shapes.linear, 0.02071, 0.12362),
+        (40, shapes.linear, 0.02263, 0.11614),
+        (80, shapes.linear, 0.02537, 0.10932),
+        (160, shapes.linear, 0.03007, 0.10376),
+        (240, shapes.linear, 0.03510, 0.10157),
+        (320, shapes.linear, 0.04126, 0.10077),
+        (400, shapes.linear, 0.04956, 0.10063),
+        (40, shapes.one_minus_sqrt, 0.02354, 0.11363),
+        (80, shapes.one_minus_sqrt, 0.02685, 0.10729),
+        (160, shapes.one_minus_sqrt, 0.03313, 0.10272),
+        (400, shapes.cosine, 0.04824, 0.10339),
+        (400, lambda p: 0.1 + 0.9 * shapes.cosine(p), 0.04360, 0.10405),
+    ],
+)
+def test_optimal_scales_of_schaipp_et_al(cooldown, shape, scale, bound):
+    """Their code's values for 400 steps, D = G = 1 (arXiv:2501.18965)."""
+    schedule = wsd_schedule(
+        1.0, 400, warmup_steps=0, cooldown_steps=cooldown, shape=shape
+    )
+    got = laws.optimal_scale(schedule(np.arange(400)))
+    assert got == pytest.approx((scale, bound), abs=6e-6)
+
+
+def test_bound_of_a_million_constant_steps_is_exact():
+    """The sums become harmonic numbers; quadratic sums would not come to an end."""
+    n = 10**6
+    harmonic = np.sum(1 / np.arange(1, n))
+    expected = 1 / (2 * n * 0.01) + 0.01 / 2 * (1 + harmonic)
+    assert laws.last_iterate_bound(np.full(n, 0.01)) == pytest.approx(
+        expected, rel=1e-10
+    )
+
+
+def test_rates_of_zero_at_the_end_change_no_bound():
+    rates = np.array([0.0, 0.5, 1.0, 0.25])
+    assert laws.last_iterate_bound(np.append(rates, [0, 0])) == laws.last_iterate_bound(
+        rates
+    )
+
+
+@pytest.mark.parametrize("fn", [laws.last_iterate_bound, laws.optimal_scale])
+@pytest.mark.parametrize(
+    "rates, units, match",
+    [
+        ([], {}, "learning_rates must be an array of one rate per update"),
+        (0.1, {}, "learning_rates"),
+        ([0.0, 0.0], {}, "some above 0"),
+        ([0.1, -0.1], {}, "learning_rates"),
+        ([0.1, math.nan], {}, "learning_rates"),
+        ([0.1], {"distance": 0.0}, "distance must be"),
+        ([0.1], {"gradient_norm": -1.0}, "gradient_norm must be"),
+    ],
+)
+def test_bound_refuses(fn, rates, units, match):
+    with pytest.raises(ValueError, match=match):
+        fn(rates, **units)
+
+
+def test_deepseek_laws():
+    assert laws.deepseek_learning_rate(1e15) == pytest.approx(4.2e-3, abs=5e-5)
+    assert laws.deepseek_batch_size(1e15) == pytest.approx(23_500, abs=100)
+    for law, exponent in (
+        (laws.deepseek_learning_rate, -0.125),
+        (laws.deepseek_batch_size, 0.3271),
+    ):
+        assert law(1e20) / law(1e18) == pytest.approx(100**exponent)
+        with pytest.raises(ValueError, match="compute must be"):
+            law(0.0)
+
+
+# The loss law
+
+
+def predicted_by_the_formula(law, rates, n):
+    """The sum over changes as it is printed, one change after the other."""
+    x = np.asarray(rates) / law.peak_value
+    first = int(np.argmax(x))
+    total = math.fsum(x[:n])
+    gain = 0.0
+    for k in range(first, n):
+        drop = (x[k - 1] if k > first else 1.0) - x[k]
+        since = x[k] ** -0.64 * math.fsum(x[k:n])
+        gain += drop * (1 - (1 + law.speed * since) ** -law.response_exponent)
+    return (
+        law.floor
+        + law.progress * total**-law.progress_exponent
+        - law.gain * total**-law.gain_exponent * gain
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.floats(1e-4, PEAK), min_size=2, max_size=30), st.integers(0, 2**32 - 1)
+)
+def test_prediction_is_the_formula(rates, seed):
+    """Also for rates that rise again, and for runs that stay below the peak."""
+    n = 1 + seed % len(rates)
+    expected = predicted_by_the_formula(TRUTH, rates, n)
+    assert TRUTH.predict(rates, n) == pytest.approx(expected, rel=1e-10)
+
+
+def test_many_changes_are_grouped_without_loss():
+    rates = cosine_rates(3000, end=0.0)
+    expected = predicted_by_the_formula(TRUTH, rates, 3000)
+    assert TRUTH.predict(rates, 3000) == pytest.approx(expected, abs=1e-4)
+
+
+def test_prediction_has_the_shape_of_steps():
+    steps = np.array([[2, 10], [100, 4000]])
+    assert TRUTH.predict(TRUNK, steps).shape == (2, 2)
+    assert TRUTH.predict(TRUNK, 4000).shape == ()
+
+
+OTHERS = {
+    "cosine": cosine_rates(4000),
+    "longer cosine": cosine_rates(12_000),
+    "linear to zero": schedule_rates(4000, 3900),
+    "later cooldown": schedule_rates(4000, 400, shapes.one_minus_sqrt),
+}
+
+
+@pytest.mark.parametrize(
+    "truth, tolerance",
+    [
+        (TRUTH, 0.003),
+        (TRUTH._replace(speed=0.5, response_exponent=0.8, progress_exponent=0.8), 0.01),
+        (TRUTH._replace(speed=0.01, progress_exponent=0.25, floor=1.0), 0.02),
+    ],
+)
+@pytest.mark.parametrize("other", OTHERS)
+def test_trunk_and_one_branch_tell_the_other_schedules(other, truth, tolerance):
+    law = laws.fit_loss_law([curve(TRUNK, law=truth), curve(BRANCH, law=truth)])
+    rates = OTHERS[other]
+    expected = truth.predict(rates, len(rates))
+    assert law.predict(rates, len(rates)) == pytest.approx(expected, abs=tolerance)
+
+
+def test_residual_is_the_noise_of_the_curves():
+    noise = 0.004
+    law = laws.fit_loss_law(
+        [curve(TRUNK, noise=noise), curve(BRANCH, noise=noise, seed=1)]
+    )
+    assert law.residual == pytest.approx(noise, rel=0.15)
+
+
+def test_unit_of_the_rates_does_not_matter():
+    curves = [curve(TRUNK, noise=0.002), curve(BRANCH, noise=0.002)]
+    law = laws.fit_loss_law(curves)
+    other = laws.fit_loss_law([(1000 * lr, steps, loss) for lr, steps, loss in curves])
+    assert other.peak_value == 1000 * law.peak_value
+    rates = OTHERS["cosine"]
+    assert other.predict(1000 * rates, 4000) == pytest.approx(
+        law.predict(rates, 4000), abs=1e-5
+    )
+
+
+TRUNK_CURVE, BRANCH_CURVE = curve(TRUNK), curve(BRANCH)
+
+
+@pytest.mark.parametrize(
+    "curves, match",
+    [
+        ([], "curves must be at least one"),
+        ([TRUNK_CURVE], "Missing is a short cooldown branched off the stable run"),
+        (
+            [TRUNK_CURVE, curve(cosine_rates(4000))],
+            "a slow fall, as of a cosine, .* got 0.18",
+        ),
+        (
+            [curve(TRUNK, STEPS[:4]), curve(BRANCH, STEPS[:4])],
+            "number of losses in curves must be at least 10, got 8",
+        ),
+        (
+            [
+                curve(TRUNK, np.arange(2100, 4001, 50)),
+                curve(BRANCH, np.arange(2000, 2501)),
+            ],
+            "Missing is a longer stable run, logged from early on",
+        ),
+        # The branch is there, but nothing was logged in its cooldown.
+        ([TRUNK_CURVE, curve(BRANCH, STEPS[:37])], "with losses logged in it"),
+        ([TRUNK_CURVE[:2]], "curves must be"),
+        (
+            [(TRUNK[:1000], *TRUNK_CURVE[1:])],
+            "steps must be whole numbers from 1 to the 1000",
+        ),
+        ([(TRUNK, STEPS + 0.5, STEPS)], "steps must be whole numbers"),
+        ([(TRUNK, STEPS, STEPS[1:])], "losses must be of shape"),
+        ([(TRUNK, STEPS, STEPS * math.nan)], "losses must be a finite"),
+        ([(-TRUNK, STEPS, STEPS)], "learning_rates must be"),
+        (
+            [(TRUNK, STEPS, 10 - STEPS**-0.5), (BRANCH, STEPS[:47], STEPS[:47])],
+            "losses that fall",
+        ),
+    ],
+)
+def test_fit_refuses_and_names_what_is_missing(curves, match):
+    with pytest.raises(ValueError, match=match):
+        laws.fit_loss_law(curves)
+
+
+@pytest.mark.parametrize("steps", [0, 4001, 2.0, [1, -1]])
+def test_predict_refuses(steps):
+    with pytest.raises(
+        ValueError, match="steps must be whole numbers from 1 to the 4000"
+    ):
+        TRUTH.predict(TRUNK, steps)
+
+
+# The cooldown
+
+
+LENGTHS = [1600, 100, 400, 800, 200]
+
+
+def loss_after(law, start_step, length, shape=shapes.one_minus_sqrt, end_value=0.0):
+    schedule = cooldown_schedule(
+        PEAK, start_step, length, shape=shape, end_value=end_value
+    )
+    rates = np.asarray(schedule(np.arange(5000)))
+    return law.predict(rates, start_step + length)
+
+
+@pytest.mark.parametrize("shape", [shapes.linear, shapes.one_minus_sqrt])
+def test_losses_of_cooldowns_from_now_are_those_of_their_schedules(shape):
+    trunk = np.full(3000, PEAK)
+    plan = laws.best_cooldown(TRUTH, trunk, LENGTHS, shape=shape, end_value=1e-4)
+    assert plan.cooldown_steps.tolist() == sorted(LENGTHS)
+    assert plan.total_steps.tolist() == [3000 + n for n in sorted(LENGTHS)]
+    for length, loss in zip(plan.cooldown_steps, plan.losses, strict=True):
+        expected = loss_after(TRUTH, 3000, int(length), shape, 1e-4)
+        assert loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_cooldown_of_a_fixed_budget_is_the_best_of_all_splits():
+    plan = laws.best_cooldown(TRUTH, np.full(500, PEAK), LENGTHS, total_steps=4000)
+    losses = {n: float(loss_after(TRUTH, 4000 - n, n)) for n in sorted(LENGTHS)}
+    assert plan.total_steps.tolist() == [4000] * len(LENGTHS)
+    assert plan.losses == pytest.approx(list(losses.values()), abs=1e-5)
+    assert plan.best == min(losses, key=losses.__getitem__)
+
+
+def test_cooldown_from_now_is_the_longest_that_no_later_start_beats():
+    plan = laws.best_cooldown(TRUTH, np.full(3000, PEAK), LENGTHS)
+    for length, total in zip(plan.cooldown_steps, plan.total_steps, strict=True):
+        shorter = [n for n in LENGTHS if n <= length]
+        best = laws.best_cooldown(
+            TRUTH, np.full(3000, PEAK), shorter, total_steps=int(total)
+        ).best
+        if length == plan.best:
+            assert best == length
+        elif length > plan.best:
+            assert best < length
+
+
+def test_cooldown_is_long_when_progress_is_over_and_short_when_it_is_all():
+    trunk = np.full(3000, PEAK)
+    over = TRUTH._replace(progress=0.0)
+    useless = TRUTH._replace(gain=0.0)
+    assert laws.best_cooldown(over, trunk, LENGTHS).best == max(LENGTHS)
+    assert laws.best_cooldown(useless, trunk, LENGTHS).best == min(LENGTHS)
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"cooldown_steps": []}, "cooldown_steps must be not empty"),
+        ({"cooldown_steps": [0]}, "cooldown_steps must be a whole number from 1"),
+        ({"total_steps": 1500}, "total_steps must be at least 1000 steps done"),
+        ({"total_steps": 1e4}, "total_steps must be a whole number"),
+        ({"shape": "linear"}, "shape must be a function"),
+        ({"end_value": -1.0}, "end_value must be"),
+        ({"learning_rates": [math.inf]}, "learning_rates must be"),
+    ],
+)
+def test_best_cooldown_refuses(change, match):
+    arguments = {"learning_rates": np.full(1000, PEAK), "cooldown_steps": [600]}
+    with pytest.raises(ValueError, match=match):
+        laws.best_cooldown(TRUTH, **(arguments | change))

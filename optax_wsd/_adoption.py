@@ -128,7 +128,7 @@ def _clock(old):
 
 
 def _take(old, new, where):
-    """The old value in the dtype of the new, and on its devices where they are fixed."""
+    """The old value in the new one's dtype, and on its devices where they are fixed."""
     check(old is not None, "opt_state", "no such leaf", f"a state with {where!r}")
     got, need = jnp.shape(old), jnp.shape(new)
     check(got == need, "opt_state", got, f"a state with shape {need} at {where!r}")

@@ -6,7 +6,6 @@ weight w of its own: of the t-th sample, from 1,
     ema (1 - d) / (1 - d^t)    power 1 - (1 - 1/t)^(gamma + 1)    swa 1/t
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,15 @@ import jax.numpy as jnp
 import optax
 
 from ._checks import check, check_float, check_int, is_traced
-from ._tree import average_dtype, copy_as, is_averaged, lerp, map_averaged, rounded
+from ._tree import (
+    average_dtype,
+    complement_and_log,
+    copy_as,
+    is_averaged,
+    lerp,
+    map_averaged,
+    rounded,
+)
 
 
 class ParamsEmaState(NamedTuple):
@@ -101,11 +108,7 @@ def params_ema(
         arXiv:1412.6980, section 3.
     """
     check_float("decay", decay, at_least=0, below=1)
-    if isinstance(decay, float | int):
-        new, log_decay = 1 - decay, math.log(decay) if decay > 0 else -math.inf
-    else:
-        decay = jnp.clip(jnp.asarray(decay, float), 0, 1)
-        new, log_decay = 1 - decay, jnp.log1p(-(1 - decay))
+    new, log_decay = complement_and_log(decay)
 
     def weight(t):
         t = t.astype(float)

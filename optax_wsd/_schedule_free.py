@@ -6,7 +6,6 @@ average of z, is what one evaluates:
     y = b1 x + (1 - b1) z        z' = z - lr d(y)        x' = x + c (z' - x)
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,15 @@ import jax.numpy as jnp
 import optax
 
 from ._checks import check_float, check_int
-from ._tree import average_dtype, copy_as, is_averaged, lerp, map_averaged, rounded
+from ._tree import (
+    average_dtype,
+    complement_and_log,
+    copy_as,
+    is_averaged,
+    lerp,
+    map_averaged,
+    rounded,
+)
 
 
 class ScheduleFreeState(NamedTuple):
@@ -386,17 +393,45 @@ def _weigh(state, k, max_rate, power, r):
 
 
 def _rectifier(b2, t):
-    limit = 2 / (1 - b2) - 1
-    log_b2 = math.log(b2) if isinstance(b2, float) else jnp.log(b2)
+    new, log_b2 = complement_and_log(b2)
+    limit = 2 / new - 1
     length = jnp.maximum(limit - 2 * t / jnp.expm1(-t * log_b2), 4)
     ratio = (length - 4) * (length - 2) / length
     return jnp.sqrt(ratio * limit / ((limit - 4) * (limit - 2)))
 
 
+class ScaleByAdamVState(NamedTuple):
+    """State of the direction of `schedule_free_adamw`."""
+
+    adam_v_count: jax.Array  # int32 scalar, updates so far
+    adam_v: Any  # moving average of the squared gradients
+
+
 def _scale_by_adam_v(b2, eps) -> optax.GradientTransformation:
+    """Adam without momentum; its 1 - b2^t is exact in float32 from the first update."""
     check_float("b2", b2, at_least=0, below=1)
     check_float("eps", eps, at_least=0)
-    return optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
+    new, log_b2 = complement_and_log(b2)
+
+    def init_fn(params):
+        v = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.finfo(p.dtype).dtype), params)
+        return ScaleByAdamVState(jnp.zeros([], jnp.int32), v)
+
+    def update_fn(updates, state, params=None):
+        del params
+        count = optax.safe_increment(state.adam_v_count)
+        debias = -jnp.expm1(count.astype(float) * log_b2)
+
+        def moment(g, v):
+            return v + _like(new, v) * (jnp.square(jnp.abs(g)) - v)
+
+        def scale(g, v):
+            return g / (jnp.sqrt(v / _like(debias, v)) + _like(eps, v))
+
+        v = jax.tree.map(moment, updates, state.adam_v)
+        return jax.tree.map(scale, updates, v), ScaleByAdamVState(count, v)
+
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def _decayed(direction, weight_decay, mask) -> optax.GradientTransformation:

@@ -6,6 +6,7 @@ masked, partition, inject_hyperparams, `nnx.Optimizer.opt_state`) are walked thr
 trees.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,17 @@ import optax
 def lerp(start, end, weight):
     """start + weight (end - start), and exactly `end` at weight 1."""
     return jnp.where(weight == 1, end, start + weight * (end - start))
+
+
+def complement_and_log(decay):
+    """1 - decay and log(decay): in float64 of a python number, where 1 - d^t is near 0.
+
+    A traced decay is held within [0, 1].
+    """
+    if isinstance(decay, float | int):
+        return 1 - decay, math.log(decay) if decay > 0 else -math.inf
+    new = 1 - jnp.clip(jnp.asarray(decay, float), 0, 1)
+    return new, jnp.log1p(-new)
 
 
 def is_averaged(leaf) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated
 import jax
 import tyro
 
+from .compare import Compare
 from .config import Config, ShapeName, UserError
 from .data import load_text
 from .progress import bits, say
@@ -63,7 +64,8 @@ class Cooldown:
 
 Verb = Annotated[
     Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Cooldown, tyro.conf.subcommand("cooldown")],
+    | Annotated[Cooldown, tyro.conf.subcommand("cooldown")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")],
     tyro.conf.OmitSubcommandPrefixes,
     tyro.conf.OmitArgPrefixes,
 ]

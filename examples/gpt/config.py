@@ -145,6 +145,10 @@ class Config:
             f"--steps ({self.steps}).",
         )
         require(
+            self.optimizer.cooldown_steps == 0 or self.optimizer.optimizer == "adamw",
+            f"--optimizer {self.optimizer.optimizer} needs no cooldown: leave it out.",
+        )
+        require(
             self.data.batch_size % self.optimizer.accumulate == 0,
             f"--batch-size ({self.data.batch_size}) must be a multiple of "
             f"--accumulate ({self.optimizer.accumulate}).",

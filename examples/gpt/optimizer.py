@@ -10,24 +10,50 @@ import optax_wsd
 
 from .config import Config, OptimizerConfig
 
+# Two averages of the weights, with widths relative to the run. The first is evaluated;
+# from snapshots of both any other width can be made after training.
+AVERAGE_WIDTHS = {"ema": 0.10, "narrow_ema": 0.05}
+
 
 def make_optimizer(config: OptimizerConfig, peak) -> optax.GradientTransformation:
-    """Clipping, AdamW and a cooldown on demand; the peak rate may be traced."""
-    tx = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(
-            stable_schedule(config, peak),
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            mask=is_matrix,
-        ),
-        optax_wsd.scale_by_cooldown(getattr(optax_wsd.shapes, config.shape)),
-    )
+    """Gradient clipping and one of the two optimizers; the peak rate may be traced."""
+    inner = {"adamw": _adamw, "schedule_free": _schedule_free}[config.optimizer]
+    tx = optax.chain(optax.clip_by_global_norm(1.0), inner(config, peak))
     if config.accumulate == 1:
         return tx
-    steps = optax.MultiSteps(tx, config.accumulate)
-    return steps.gradient_transformation()
+    return optax.MultiSteps(tx, config.accumulate).gradient_transformation()
+
+
+def _adamw(config: OptimizerConfig, peak) -> optax.GradientTransformation:
+    """AdamW, a cooldown on demand, and averages of what comes out of both."""
+    averages = {
+        name: optax_wsd.params_power_ema(optax_wsd.gamma_from_width(width))
+        for name, width in AVERAGE_WIDTHS.items()
+    }
+    shape = getattr(optax_wsd.shapes, config.shape)
+    return optax.named_chain(
+        ("adamw", optax.adamw(stable_schedule(config, peak), **_adam_options(config))),
+        ("cooldown", optax_wsd.scale_by_cooldown(shape)),
+        *averages.items(),
+    )
+
+
+def _schedule_free(config: OptimizerConfig, peak) -> optax.GradientTransformation:
+    return optax_wsd.schedule_free_adamw(
+        peak, warmup_steps=config.warmup_steps, **_adam_options(config)
+    )
+
+
+def _adam_options(config: OptimizerConfig) -> dict[str, Any]:
+    def is_matrix(params):  # norms have no weight decay
+        return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
+
+    return {
+        "b1": config.b1,
+        "b2": config.b2,
+        "weight_decay": config.weight_decay,
+        "mask": is_matrix,
+    }
 
 
 def stable_schedule(config: OptimizerConfig, peak) -> optax.Schedule:
@@ -35,7 +61,7 @@ def stable_schedule(config: OptimizerConfig, peak) -> optax.Schedule:
     return optax_wsd.wsd_schedule(
         peak,
         max(config.warmup_steps, 1),
-        init_value=peak / (config.warmup_steps + 1),
+        init_value=peak / max(config.warmup_steps, 1),
         warmup_steps=config.warmup_steps,
         cooldown_steps=0,
     )
@@ -44,6 +70,8 @@ def stable_schedule(config: OptimizerConfig, peak) -> optax.Schedule:
 def learning_rate(config: OptimizerConfig, peak, state: dict[str, Any]) -> jax.Array:
     """The rate of the next update."""
     rate = stable_schedule(config, peak)(state["step"])
+    if config.optimizer == "schedule_free":
+        return rate
     return rate * optax_wsd.cooldown_scale(state["opt_state"])
 
 
@@ -56,11 +84,12 @@ def plan_cooldown(state: dict[str, Any], config: Config) -> dict[str, Any]:
     return state | {"opt_state": opt_state}
 
 
-def weights_to_evaluate(state: dict[str, Any]) -> dict[str, Any]:
+def weights_to_evaluate(
+    config: OptimizerConfig, state: dict[str, Any]
+) -> dict[str, Any]:
     """The weights whose validation loss is logged, by the name of the metric."""
-    return {"val_loss": state["params"]}
-
-
-def is_matrix(params):
-    """The mask of weight decay: norms have none."""
-    return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
+    params, opt_state = state["params"], state["opt_state"]
+    if config.optimizer == "schedule_free":
+        return {"val_loss": optax_wsd.eval_params(opt_state, params)}
+    averaged = optax_wsd.eval_params(opt_state, params, which="ema")
+    return {"val_loss": params, "val_loss_ema": averaged}

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +72,21 @@ def train(run: Run, trainer: Trainer, text: Text, state: State, signals: Signals
             recorder.dispatched(metrics)
             step += 1
             last, stopping = step == config.steps, signals.stop_at(step)
-            if last or step % config.loop.eval_every == 0:
+            if last or _is_due(step, config.loop.eval_every):
                 recorder.finish_step()
-                recorder.evaluation(trainer.evaluate, state, validation)
-            if last or stopping or step % config.loop.save_every == 0:
+                recorder.evaluation(trainer, state, validation)
+            saves = config.loop.save_every, config.loop.snapshot_every
+            if last or stopping or _is_due(step, *saves):
                 recorder.finish_step()
                 run.checkpoints.save(step, state)
             if stopping and not last:
                 raise Interrupted(
                     signals.number, f"{run.name} is saved at step {step}."
                 )
+
+
+def _is_due(step: int, *periods: int) -> bool:
+    return any(step % period == 0 for period in periods)
 
 
 class Recorder:
@@ -126,10 +130,13 @@ class Recorder:
         self._metrics.write(line)
         self._printer.step(line, due=self._step % self._config.loop.log_every == 0)
 
-    def evaluation(self, evaluate: Callable[..., dict[str, Any]], *inputs) -> None:
-        """Makes and records an evaluation of the weights after the last step."""
+    def evaluation(self, trainer: Trainer, state: State, validation) -> None:
+        """Evaluates the weights after the last step, in a stable run averaged too."""
         started_at = time.monotonic()
-        losses = {name: float(loss) for name, loss in evaluate(*inputs).items()}
+        weights = trainer.weights(state)
+        if self._config.cooldown_start is not None:
+            weights = {"val_loss": weights["val_loss"]}
+        losses = {n: float(trainer.evaluate(p, validation)) for n, p in weights.items()}
         line = {"step": self._step, **losses, "val_bpb": bits(losses["val_loss"])}
         self._metrics.write(line)
         self._printer.evaluation(line, time.monotonic() - started_at)

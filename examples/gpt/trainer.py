@@ -41,7 +41,8 @@ class Trainer:
         self.step = jax.jit(
             self._step, donate_argnums=0, out_shardings=(self.shardings, None)
         )
-        self.evaluate = jax.jit(self._evaluate)
+        self.weights = jax.jit(functools.partial(optimizer.weights_to_evaluate, config))
+        self.evaluate = _shared_evaluation(model_config)
 
     def place(self, rows: np.ndarray, axis: int = 0) -> jax.Array:
         """This process's rows of a batch as a part of the global array."""
@@ -78,16 +79,6 @@ class Trainer:
         new = {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
         return new, metrics
 
-    def _evaluate(self, state: State, tokens_NxBxM) -> dict[str, jax.Array]:
-        """The mean loss of the raw weights and of what the optimizer averages."""
-
-        def loss(params):
-            batch_loss = functools.partial(model.next_byte_loss, self.graphdef, params)
-            return jax.lax.map(batch_loss, tokens_NxBxM).mean()
-
-        weights = optimizer.weights_to_evaluate(state)
-        return {name: loss(params) for name, params in weights.items()}
-
     def _shard_largest_axis(self, x) -> NamedSharding:
         """FSDP: the largest axis that the devices divide is split among them."""
         devices = self.mesh.size
@@ -96,6 +87,18 @@ class Trainer:
             return NamedSharding(self.mesh, PartitionSpec())
         largest = max(axes, key=lambda i: x.shape[i])
         return NamedSharding(self.mesh, PartitionSpec(*[None] * largest, "data"))
+
+
+@functools.lru_cache
+def _shared_evaluation(model_config: ModelConfig):
+    """The compiled mean loss of weights over batches, for all runs of a model."""
+    graphdef = model.graph(model_config)
+
+    def evaluate(params, tokens_NxBxM):
+        batch_loss = functools.partial(model.next_byte_loss, graphdef, params)
+        return jax.lax.map(batch_loss, tokens_NxBxM).mean()
+
+    return jax.jit(evaluate)
 
 
 @functools.lru_cache

@@ -1,0 +1,171 @@
+"""One stable trunk and its branches beside cosine runs of the same budgets."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from .checkpoints import write_json
+from .config import (
+    Config,
+    DataConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimizerConfig,
+    require,
+)
+from .data import Text, load_text
+from .progress import bits, read_evaluations, say
+from .report import draw, write_table
+from .runs import branch_config, versions
+from .signals import Signals
+from .train import run_to_end
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to make: from nothing, or from a step of the trunk."""
+
+    name: str
+    schedule: str
+    config: Config
+    first_step: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.config.steps - self.first_step
+
+
+@dataclass(frozen=True)
+class Compare:
+    """One stable trunk, cooldowns branched off it, cosine runs, and a report."""
+
+    # Folder of all runs and the report; the same command goes on where it stopped.
+    out: Path = Path("runs/compare")
+    # Steps; each is reached by a branch and by a cosine run.
+    budgets: tuple[int, ...] = (200, 300, 400)
+    # Part of a budget that its branch spends cooling down.
+    cooldown_share: float = 0.36
+    # Peak rate of each cosine run; --peak is that of the trunk and its branches.
+    cosine_peaks: tuple[float, ...] = (8e-3, 8e-3, 8e-3)
+    # Peak rate of the schedule-free run, which has the largest budget.
+    schedule_free_peak: float = 8e-3
+    # Fixes the initial weights and every batch.
+    seed: int = 0
+    model: ModelConfig = ModelConfig(width=96, depth=3, heads=2)
+    data: DataConfig = DataConfig(validation_sequences=256)
+    optimizer: OptimizerConfig = OptimizerConfig(peak=6e-3)
+    loop: LoopConfig = LoopConfig(eval_every=32, save_every=64, snapshot_every=16)
+    # One process of many: call jax.distributed.initialize first.
+    distributed: bool = False
+
+    def __post_init__(self):
+        require(bool(self.budgets), "--budgets needs at least one number of steps.")
+        require(
+            0 < self.cooldown_share <= 1,
+            f"--cooldown-share must be in (0, 1], got {self.cooldown_share}.",
+        )
+        require(
+            len(self.cosine_peaks) == len(self.budgets),
+            f"--cosine-peaks needs one rate for each of the {len(self.budgets)} "
+            f"budgets, got {len(self.cosine_peaks)}.",
+        )
+        require(
+            self.optimizer.cooldown_steps == 0 and self.optimizer.optimizer == "adamw",
+            "compare plans the optimizer and its cooldowns itself: leave out "
+            "--optimizer and --cooldown-steps.",
+        )
+
+    def __call__(self, signals: Signals) -> None:
+        planned = list(self.plan())
+        text = load_text(self.data)
+        for run in planned:
+            branch_point = (self.out / "trunk", run.first_step)
+            run_to_end(
+                self.out / run.name,
+                run.config,
+                text,
+                signals,
+                branch_point if run.first_step else None,
+            )
+        if jax.process_index() == 0:
+            report = self.report(planned, text)
+            write_json(self.out / "report.json", report)
+            write_table(self.out / "report.md", report)
+            draw(self.out, {run.name: run.schedule for run in planned})
+        say(f"{self.out}/report.md, report.png and report.json are written.")
+
+    def plan(self) -> Iterator[Planned]:
+        """The trunk, its branches, the cosine runs, and the schedule-free run."""
+        starts = [self._branch_step(budget) for budget in self.budgets]
+        trunk = self._config(max(starts))
+        yield Planned("trunk", "stable", trunk)
+        for budget, start in zip(self.budgets, starts, strict=True):
+            branch = branch_config(trunk, start, budget - start)
+            yield Planned(f"wsd-{budget}", "wsd", branch, start)
+        for budget, peak in zip(self.budgets, self.cosine_peaks, strict=True):
+            cooldown_steps = budget - self.optimizer.warmup_steps
+            cosine = self._config(
+                budget, peak=peak, cooldown_steps=cooldown_steps, shape="cosine"
+            )
+            yield Planned(f"cosine-{budget}", "cosine", cosine)
+        free = self._config(
+            max(self.budgets), peak=self.schedule_free_peak, optimizer="schedule_free"
+        )
+        yield Planned("schedule-free", "schedule_free", free)
+
+    def report(self, planned: list[Planned], text: Text) -> dict[str, Any]:
+        """What report.json holds; all but its seconds is the same after a restart."""
+        rows, seconds = [], 0.0
+        for run in planned:
+            last = read_evaluations(self.out / run.name)[-1]
+            seconds += last["seconds"]
+            rows.append(self._row(run, run.name, run.steps, last["val_loss"]))
+            if "val_loss_ema" in last:
+                loss = last["val_loss_ema"]
+                rows.append(self._row(run, f"{run.name}, averaged", 0, loss))
+        paid = {
+            "branched": sum(
+                r.steps for r in planned if r.schedule in ("stable", "wsd")
+            ),
+            "cosine": sum(r.steps for r in planned if r.schedule == "cosine"),
+        }
+        return {
+            "runs": rows,
+            "steps_paid": paid,
+            "compute_ratio": paid["branched"] / paid["cosine"],
+            "data": text.manifest(),
+            "model": dataclasses.asdict(self.model),
+            "seed": self.seed,
+            "versions": versions(),
+            "seconds": round(seconds, 1),
+        }
+
+    def _row(self, run: Planned, name: str, steps: int, loss: float) -> dict[str, Any]:
+        return {
+            "name": name,
+            "schedule": run.schedule,
+            "budget_steps": run.config.steps,
+            "steps_trained": steps,
+            "val_loss": loss,
+            "val_bpb": bits(loss),
+            "dir": str(self.out / run.name),
+        }
+
+    def _branch_step(self, budget: int) -> int:
+        """Where the branch of a budget leaves the trunk: at one of its snapshots."""
+        every = self.loop.snapshot_every
+        step = round(budget * (1 - self.cooldown_share)) // every * every
+        require(
+            step > 0,
+            f"A budget of {budget} steps has no snapshot to branch from: lower "
+            f"--cooldown-share or --snapshot-every ({every}).",
+        )
+        return step
+
+    def _config(self, steps: int, **changes) -> Config:
+        optimizer = replace(self.optimizer, **changes)
+        return Config(steps, self.seed, self.model, self.data, optimizer, self.loop)

@@ -1,0 +1,110 @@
+"""The table and the picture of `compare`."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+
+from .progress import bits, read_metrics
+
+COLORS = {
+    "stable": "#444444",
+    "wsd": "#0b6e99",
+    "cosine": "#d9822b",
+    "schedule_free": "#4a9c5d",
+}
+LABELS = {
+    "stable": "trunk (stable)",
+    "wsd": "cooldowns from the trunk",
+    "cosine": "cosine to zero",
+    "schedule_free": "schedule-free",
+}
+
+
+def write_table(path: Path, report: dict[str, Any]) -> None:
+    """Writes the report as Markdown: budgets side by side, then what was paid."""
+    runs = report["runs"]
+    lines = [
+        "| budget (steps) | branch of the trunk | cosine | difference "
+        "| steps trained: branch | cosine |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for branch in (run for run in runs if run["schedule"] == "wsd"):
+        (cosine,) = (
+            run
+            for run in runs
+            if run["schedule"] == "cosine"
+            and run["budget_steps"] == branch["budget_steps"]
+        )
+        lines.append(
+            f"| {branch['budget_steps']} | {branch['val_loss']:.4f} "
+            f"| {cosine['val_loss']:.4f} "
+            f"| {branch['val_loss'] - cosine['val_loss']:+.4f} "
+            f"| {branch['steps_trained']} | {cosine['steps_trained']} |"
+        )
+    others = [run for run in runs if run["schedule"] not in ("wsd", "cosine")]
+    paid = report["steps_paid"]
+    lines += [
+        "",
+        f"Losses are nats per byte on held-out files of {report['data']['name']} "
+        f"({report['data']['bytes'] / 1e6:.1f} MB). The trunk and its branches took "
+        f"{paid['branched']} steps, the cosine runs {paid['cosine']}: "
+        f"{report['compute_ratio']:.2f} of their compute.",
+        "",
+        "| no cooldown | steps | loss | bits per byte |",
+        "|:---|---:|---:|---:|",
+        *(
+            f"| {run['name']} | {run['budget_steps']} | {run['val_loss']:.4f} "
+            f"| {bits(run['val_loss']):.4f} |"
+            for run in others
+        ),
+        "",
+        "![loss and learning rate against steps](report.png)",
+        "",
+    ]
+    path.write_text("\n".join(lines))
+
+
+def draw(folder: Path, schedules: dict[str, str]) -> None:
+    """Draws the validation loss of all runs against steps, the rates below."""
+    figure, (top, bottom) = plt.subplots(
+        2, 1, sharex=True, figsize=(8, 5.6), height_ratios=(3, 1), layout="constrained"
+    )
+    ends = []
+    for name, schedule in schedules.items():
+        metrics = read_metrics(folder / name)
+        look = {"color": COLORS[schedule], "lw": 2 if schedule != "cosine" else 1.6}
+        evaluations = [line for line in metrics if "val_loss" in line]
+        losses = _curve(evaluations, "val_loss")
+        top.plot(*losses, **look)
+        bottom.plot(*_curve(metrics, "lr"), **look)
+        ends.append(losses[1][-1])
+        if schedule in ("wsd", "cosine"):
+            top.plot(losses[0][-1], losses[1][-1], "o", color=look["color"], ms=5)
+        if schedule == "stable":
+            top.plot(*_curve(evaluations, "val_loss_ema"), **look, ls=":")
+    low = min(ends)
+    top.set_ylim(low - 0.05, low + 0.9)
+    top.set_ylabel("validation loss (nats per byte)")
+    bottom.set_ylabel("learning rate")
+    bottom.set_xlabel("step")
+    bottom.set_ylim(bottom=0)
+    used = [name for name in LABELS if name in schedules.values()]
+    handles = [Line2D([], [], color=COLORS[s], lw=2, label=LABELS[s]) for s in used]
+    averaged = Line2D([], [], color=COLORS["stable"], ls=":", lw=2)
+    averaged.set_label("trunk, averaged weights")
+    top.legend(handles=[handles[0], averaged, *handles[1:]], frameon=False)
+    for axes in (top, bottom):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.savefig(folder / "report.png", dpi=120)
+    plt.close(figure)
+
+
+def _curve(lines: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    points = [(line["step"], line[name]) for line in lines if name in line]
+    return [step for step, _ in points], [value for _, value in points]

@@ -168,7 +168,7 @@ class LossLaw(NamedTuple):
     speed: float  # of the response, per update at the peak rate
     response_exponent: float  # b
     peak_value: float  # the highest rate of the curves of the fit
-    residual: float  # root mean square of the fit's errors, in units of the loss
+    residual: float  # weighted root mean square error of the fit, in units of the loss
 
     def predict(self, learning_rates: ArrayLike, steps: ArrayLike) -> np.ndarray:
         """The loss under a schedule, after each of the given numbers of updates.
@@ -201,8 +201,8 @@ class LossLaw(NamedTuple):
 def fit_loss_law(curves: Sequence[Curve], *, gain_exponent: float = 0.16) -> LossLaw:
     """Fits a `LossLaw` to logged losses: a stable run and one cooldown will do.
 
-    Least squares, with less weight on the first third of the steps, where the law holds
-    less well. The exponents and the speed have weak priors, near their values for
+    Least squares, with little weight on the first third of the steps, where the law
+    holds less well. The exponents and the speed have weak priors, near their values for
     Llama-like models of 25M and 100M parameters, so that what the curves say little
     about stays reasonable; curves that say nothing about it are refused.
 
@@ -245,7 +245,7 @@ def fit_loss_law(curves: Sequence[Curve], *, gain_exponent: float = 0.16) -> Los
     paths = [_Path(rates / peak_value, steps) for rates, steps, _ in checked]
     losses = np.concatenate([losses for _, _, losses in checked])
     steps = np.concatenate([steps for _, steps, _ in checked])
-    weights = np.minimum(1, 3 * steps / np.max(steps))
+    weights = np.minimum(1, 3 * steps / np.max(steps)) ** 2
 
     def solve(logs):
         """The best floor, progress and gain for the other three parameters."""

@@ -16,6 +16,7 @@ import optax
 from ._checks import check, check_float, check_int, is_traced
 from ._tree import (
     average_dtype,
+    check_state_dtype,
     complement_and_log,
     copy_as,
     is_averaged,
@@ -83,7 +84,8 @@ def params_ema(
         decay: Weight of the past, in [0, 1). The horizon is 1 / (1 - decay) samples.
         every: Updates between samples, >= 1. Updates without a sample cost nothing.
         start_step: Updates before sampling starts, >= 0.
-        state_dtype: Dtype of the average; default: that of the leaf, at least float32.
+        state_dtype: Dtype of the average, float32 or wider; default: the leaf's, at
+            least float32.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -138,7 +140,8 @@ def params_power_ema(
         gamma: Exponent, >= 0; see `gamma_from_width` and `gamma_from_half_life`.
         every: Updates between samples, >= 1. Updates without a sample cost nothing.
         start_step: Updates before sampling starts, >= 0.
-        state_dtype: Dtype of the average; default: that of the leaf, at least float32.
+        state_dtype: Dtype of the average, float32 or wider; default: the leaf's, at
+            least float32.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -191,7 +194,8 @@ def params_swa(
         start_step: Updates before sampling starts, >= 0.
         window: Length of a window in updates, a multiple of `every`, both python
             integers; it costs a second copy of the params.
-        state_dtype: Dtype of the average; default: that of the leaf, at least float32.
+        state_dtype: Dtype of the average, float32 or wider; default: the leaf's, at
+            least float32.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -230,6 +234,7 @@ def params_swa(
     known = not (is_traced(window) or is_traced(every))
     need = f"a multiple of every ({every!r}), neither of them traced"
     check(known and int(window) % int(every) == 0, "window", window, need)
+    check_state_dtype(state_dtype)
     size = int(window) // int(every)
 
     def first(params):
@@ -263,7 +268,8 @@ def params_lawa(
         size: Snapshots, a python integer >= 1.
         every: Updates between snapshots, >= 1. Updates without one cost nothing.
         start_step: Updates before sampling starts, >= 0.
-        state_dtype: Dtype of the snapshots; default: the leaf's, at least float32.
+        state_dtype: Dtype of the snapshots, float32 or wider; default: the leaf's, at
+            least float32.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -288,6 +294,7 @@ def params_lawa(
     """
     check_int("size", size, at_least=1)
     check(isinstance(size, int), "size", size, "a python integer")
+    check_state_dtype(state_dtype)
 
     def first(params):
         def stack(p):
@@ -329,6 +336,7 @@ def averages_of(state) -> Any:
 
 def _running_mean(kind, weight, every, start_step, state_dtype):
     """The average a + weight(t) (p - a) over one copy of the params."""
+    check_state_dtype(state_dtype)
     rest = () if kind is not ParamsSwaState else ((),)
 
     def first(params):
@@ -392,11 +400,9 @@ def _params_after(params, updates):
 
 
 def _lerp_params(weight, sample, average):
-    """a + weight (p - a), computed in the dtype of p or a, whichever is wider."""
+    """a + weight (p - a), in the dtype of a."""
 
     def leaf(p, a):
-        dtype = jnp.promote_types(p.dtype, a.dtype)
-        w = weight.astype(jnp.finfo(dtype).dtype)
-        return lerp(a.astype(dtype), p.astype(dtype), w).astype(a.dtype)
+        return lerp(a, p.astype(a.dtype), weight.astype(jnp.finfo(a.dtype).dtype))
 
     return map_averaged(leaf, sample, average)

@@ -9,8 +9,8 @@ import optax
 
 from ._averaging import AVERAGES, averages_of
 from ._checks import check
-from ._schedule_free import ScheduleFreeState, x_from_y, y_from_x
-from ._tree import as_state, is_state, leaf_name, leaves_by_path, path_names
+from ._schedule_free import ScheduleFreeState
+from ._tree import as_state, is_state, leaf_name, leaves_by_path, lerp, path_names
 
 
 class _Candidate(NamedTuple):
@@ -160,19 +160,23 @@ def _average(path, state) -> _Candidate:
 
 
 def _schedule_free(path, state) -> _Candidate:
-    x, z = map(leaves_by_path, (state.schedule_free_x, state.schedule_free_z))
+    trees = state.schedule_free_z, state.schedule_free_gap
+    zs, gaps = map(leaves_by_path, trees)
     b1 = _scalar(state.schedule_free_b1)
 
     def to_eval(name, y):
-        if name in x:
-            return jnp.asarray(x[name])
-        return x_from_y(y.astype(z[name].dtype), z[name], b1)
+        z = zs[name]
+        if name in gaps:
+            return z + gaps[name]
+        # x = (y - (1 - b1) z) / b1, and exactly y where z is y.
+        return lerp(y.astype(z.dtype), z, (1 - 1 / b1).astype(jnp.finfo(z.dtype).dtype))
 
-    def to_train(name, p):
-        stored = x.get(name, p)
-        return y_from_x(stored.astype(z[name].dtype), z[name], b1)
+    def to_train(name, x):
+        z = zs[name]
+        gap = gaps[name] if name in gaps else x.astype(z.dtype) - z
+        return z + b1.astype(jnp.finfo(z.dtype).dtype) * gap
 
-    return _Candidate((*path, "schedule_free"), _shapes(z), to_eval, to_train)
+    return _Candidate((*path, "schedule_free"), _shapes(zs), to_eval, to_train)
 
 
 def _scalar(field) -> jax.Array:

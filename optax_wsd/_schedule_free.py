@@ -15,10 +15,10 @@ import optax
 from ._checks import check_float, check_int
 from ._tree import (
     average_dtype,
+    check_state_dtype,
     complement_and_log,
     copy_as,
     is_averaged,
-    lerp,
     map_averaged,
     rounded,
 )
@@ -32,7 +32,7 @@ class ScheduleFreeState(NamedTuple):
     schedule_free_max_rate: jax.Array  # float scalar, the largest learning rate so far
     schedule_free_weight_sum: jax.Array  # float (2,), sum and its rounding error
     schedule_free_z: Any  # z, MaskedNode in place of integers and keys
-    schedule_free_x: Any  # x, MaskedNode where it follows from y and z
+    schedule_free_gap: Any  # x - z, MaskedNode where it follows from y and z
     direction_state: Any  # state of the direction
 
 
@@ -56,8 +56,8 @@ def schedule_free(
     not needed, and a falling rate does not lower the weights.
 
     The state is z, beside the direction's. x is recovered from y and z where that is
-    accurate, and kept, in float32 or better, where it is not: params below float32, b1
-    below 0.5, b1 a schedule or an array.
+    accurate; where it is not, x - z is kept too, in float32 or better: params below
+    float32, b1 below 0.5, b1 a schedule or an array.
 
     Freeze leaves around it, with `optax.partition`, `optax.masked` or
     `optax.selective_transform`: what comes after it in a chain changes y alone, and
@@ -75,7 +75,8 @@ def schedule_free(
         r: Exponent of the step in the weights, >= 0.
         decoupling: C > 0: c becomes min(1, c (1 - b1) C), which makes the averaging
             span independent of b1. C = 1 / (1 - b1) changes nothing.
-        state_dtype: Dtype of z and x; default: that of the leaf, at least float32.
+        state_dtype: Dtype of z, float32 or wider; default: the leaf's, at least
+            float32.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -107,6 +108,7 @@ def schedule_free(
     check_float("r", r, at_least=0)
     if decoupling is not None:
         check_float("decoupling", decoupling, above=0)
+    check_state_dtype(state_dtype)
     direction = optax.with_extra_args_support(direction)
     recoverable = isinstance(b1, float) and b1 >= 0.5
 
@@ -114,10 +116,9 @@ def schedule_free(
         return average_dtype(p.dtype, state_dtype)
 
     def init_fn(params):
-        def x_of(p):
-            if recoverable and leaf_dtype(p) == p.dtype:
-                return optax.MaskedNode()
-            return copy_as(p, leaf_dtype(p))
+        def gap(p):
+            follows = recoverable and leaf_dtype(p) == p.dtype
+            return optax.MaskedNode() if follows else jnp.zeros_like(p, leaf_dtype(p))
 
         return ScheduleFreeState(
             schedule_free_count=jnp.zeros([], jnp.int32),
@@ -125,7 +126,7 @@ def schedule_free(
             schedule_free_max_rate=jnp.zeros([], float),
             schedule_free_weight_sum=jnp.zeros([2], float),
             schedule_free_z=map_averaged(lambda p: copy_as(p, leaf_dtype(p)), params),
-            schedule_free_x=map_averaged(x_of, params),
+            schedule_free_gap=map_averaged(gap, params),
             direction_state=direction.init(_widened(params, params)),
         )
 
@@ -146,35 +147,39 @@ def schedule_free(
             _widened(params, params),
             **extra_args,
         )
-        z = map_averaged(
-            lambda _, z, d: z - _like(lr, z) * d, params, state.schedule_free_z, d
-        )
-        x = jax.tree.map(
-            lambda p, z, x: x if _is_masked(x) else lerp(x, z, _like(c, x)),
-            params,
-            z,
-            state.schedule_free_x,
-        )
+        old_z, old_gap = state.schedule_free_z, state.schedule_free_gap
         y_rate = lr * (new_share + (1 - new_share) * c)
 
-        def update(p, g, old_z, z, x, d):
+        def move_z(_, z, d):
+            return (z - _like(lr, z) * d).astype(z.dtype)
+
+        def move_gap(gap, old_z, z):
+            if _is_masked(gap):
+                return gap
+            # With z as it was rounded: x then follows it without a stall.
+            gap = gap + (old_z - z)
+            return gap - _like(c, gap) * gap
+
+        def move_y(p, g, old_z, z, gap, d):
             if not is_averaged(p):
                 return _no_update(p, g)
-            y = p.astype(old_z.dtype)
-            if _is_masked(x):
+            y = p.astype(z.dtype)
+            if _is_masked(gap):
                 move = _like(c, y) * (old_z - y) - _like(y_rate, y) * d
             else:
-                move = rounded(lerp(x, z, _like(new_share, x)), p.dtype) - y
+                move = rounded(z + _like(1 - new_share, z) * gap, p.dtype) - y
             return move.astype(p.dtype)
 
-        updates = jax.tree.map(update, params, updates, state.schedule_free_z, z, x, d)
+        z = map_averaged(move_z, params, old_z, d)
+        gap = jax.tree.map(move_gap, old_gap, old_z, z, is_leaf=_is_masked)
+        updates = jax.tree.map(move_y, params, updates, old_z, z, gap, d)
         return updates, ScheduleFreeState(
             schedule_free_count=optax.safe_increment(k),
             schedule_free_b1=_at(b1, k),
             schedule_free_max_rate=max_rate,
             schedule_free_weight_sum=weight_sum,
             schedule_free_z=z,
-            schedule_free_x=x,
+            schedule_free_gap=gap,
             direction_state=direction_state,
         )
 
@@ -366,16 +371,6 @@ def schedule_free_radam(
         decoupling=decoupling,
         state_dtype=state_dtype,
     )
-
-
-def x_from_y(y, z, b1):
-    """The evaluated point where it is not stored: (y - (1 - b1) z) / b1, as a lerp."""
-    return lerp(y, z, _like(1 - 1 / b1, z))
-
-
-def y_from_x(x, z, b1):
-    """The point of the gradients: b1 x + (1 - b1) z."""
-    return lerp(x, z, _like(1 - b1, z))
 
 
 def _weigh(state, k, max_rate, power, r):

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ._checks import check
+
 
 def lerp(start, end, weight):
     """start + weight (end - start), and exactly `end` at weight 1."""
@@ -41,6 +43,14 @@ def average_dtype(dtype, state_dtype=None):
     if state_dtype is None or jnp.issubdtype(dtype, jnp.complexfloating):
         return jnp.promote_types(dtype, jnp.float32)
     return jnp.dtype(state_dtype)
+
+
+def check_state_dtype(state_dtype) -> None:
+    """Refuses what cannot hold an average: in bfloat16 it stops moving."""
+    if state_dtype is not None:
+        dtype = jnp.dtype(state_dtype)
+        ok = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 32
+        check(ok, "state_dtype", state_dtype, "a float of 32 bits or more")
 
 
 def map_averaged(fn: Callable[..., Any], params, *rest):
@@ -123,6 +133,9 @@ def get_scalar(field) -> jax.Array:
 
 def set_scalar(field, value):
     """The field with `value` in it, kept in its dtype, sharding and wrapping."""
-    return jax.tree.map(
-        lambda old: jnp.full_like(old, jnp.broadcast_to(value, jnp.shape(old))), field
-    )
+
+    def fill(old):
+        # A copy, as full_like may hand back the buffer of `value` itself.
+        return jnp.copy(jnp.full_like(old, jnp.broadcast_to(value, jnp.shape(old))))
+
+    return jax.tree.map(fill, field)

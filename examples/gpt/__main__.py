@@ -13,7 +13,8 @@ from .compare import Compare
 from .config import Config, ShapeName, UserError
 from .data import load_text
 from .progress import bits, say
-from .runs import branch_config, find_branch_point, read_manifest
+from .runs import branch_config, find_step, read_manifest
+from .sample import Sample
 from .signals import Interrupted, Signals
 from .train import DivergedError, run_to_end
 
@@ -51,7 +52,9 @@ class Cooldown:
     distributed: bool = False
 
     def __call__(self, signals: Signals) -> None:
-        trunk, step = find_branch_point(self.from_)
+        trunk, step = find_step(self.from_)
+        if step is None:
+            raise UserError(f"--from needs RUN@STEP, got {self.from_}.")
         config = read_manifest(trunk)["config"]
         peak = config.optimizer.peak if self.peak is None else self.peak
         config = branch_config(config, step, self.steps, shape=self.shape, peak=peak)
@@ -65,7 +68,8 @@ class Cooldown:
 Verb = Annotated[
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Cooldown, tyro.conf.subcommand("cooldown")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")],
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Sample, tyro.conf.subcommand("sample")],
     tyro.conf.OmitSubcommandPrefixes,
     tyro.conf.OmitArgPrefixes,
 ]

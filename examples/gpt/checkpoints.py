@@ -33,13 +33,13 @@ class Checkpoints:
     Args:
         folder: Where they are.
         identity: What the weights depend on: model, optimizer and data. Saved with
-            every step and compared on restore.
+            every step and compared on restore, unless it is None.
         snapshot_every: Steps at multiples of it are kept.
         latest: Number of newest steps that are kept as well.
     """
 
     folder: Path
-    identity: dict[str, Any]
+    identity: dict[str, Any] | None
     snapshot_every: int = 1
     latest: int = 2
 
@@ -55,7 +55,7 @@ class Checkpoints:
         """Starts to save a state; it counts once `finish` or the next save returns."""
         self.finish()
         # A step is saved anew only after it was found corrupt.
-        response = ocp.save_async(self._path(step), state, overwrite=True)
+        response = ocp.save_async(str(self._path(step)), state, overwrite=True)
         self._pending = step, response
 
     def finish(self) -> None:
@@ -86,13 +86,13 @@ class Checkpoints:
         manifest = self._manifest(step)
         if manifest["files"] != _hashes(self._path(step)):
             raise CorruptError(f"Step {step} in {self.folder} is corrupt.")
-        changed = _changes(manifest["identity"], self.identity)
+        changed = _changes(manifest["identity"], self.identity or manifest["identity"])
         require(
             not changed,
             f"Step {step} in {self.folder} was trained with other settings "
             f"({'; '.join(changed)}).",
         )
-        return ocp.load(self._path(step), abstract)
+        return ocp.load(str(self._path(step)), abstract)
 
     def restore_newest(self, abstract: Any, say: Callable[[str], None]):
         """The state of the newest good step, or None; says which ones are corrupt."""

@@ -110,6 +110,8 @@ class LoopConfig:
     log_every: int = 10
     # Recompute activations in the backward pass: less memory, more time.
     remat: bool = False
+    # Devices of the mesh; 0 is all of them.
+    devices: int = 0
     # Write TensorBoard events too.
     tensorboard: bool = False
 
@@ -117,6 +119,7 @@ class LoopConfig:
         _require_at_least(
             1, self, "eval_every", "save_every", "snapshot_every", "log_every"
         )
+        _require_at_least(0, self, "devices")
 
 
 @dataclass(frozen=True)

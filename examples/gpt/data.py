@@ -63,9 +63,8 @@ class StepBatches(grain.sources.RandomAccessDataSource):
     """
 
     def __init__(self, text: np.ndarray, config: DataConfig, seed: int):
-        count, index = jax.process_count(), jax.process_index()
         self.text, self.config, self.seed = text, config, seed
-        self.rows = slice(*(config.batch_size * i // count for i in (index, index + 1)))
+        self.rows = process_rows(config)
 
     def __len__(self) -> int:
         return 2**31 - 1
@@ -81,6 +80,12 @@ class StepBatches(grain.sources.RandomAccessDataSource):
         return self.text[rows].astype(np.int32)
 
 
+def process_rows(config: DataConfig) -> slice:
+    """The rows of a batch that this process makes."""
+    rows = config.batch_size // jax.process_count()
+    return slice(rows * jax.process_index(), rows * (jax.process_index() + 1))
+
+
 def batches_from(source: StepBatches, step: int):
     """An endless iterator over the batches from a step on, made ahead in threads."""
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
@@ -90,14 +95,18 @@ def batches_from(source: StepBatches, step: int):
 
 
 def validation_batches(text: Text, config: DataConfig) -> np.ndarray:
-    """The same windows for every evaluation, evenly spaced: batches x rows x length."""
+    """This process's part of the windows of every evaluation, evenly spaced.
+
+    Returns:
+        int32 array, batches x rows x (sequence_length + 1).
+    """
     window, rows = config.sequence_length + 1, config.batch_size
     batches = max(1, min(config.validation_sequences, len(text.validation) // window))
     batches = max(1, batches // rows)
     last = len(text.validation) - window
     starts = np.linspace(0, last, batches * rows).astype(np.int64)
-    windows = text.validation[starts[:, None] + np.arange(window)]
-    return windows.reshape(batches, rows, window).astype(np.int32)
+    starts = starts.reshape(batches, rows, 1)[:, process_rows(config)]
+    return text.validation[starts + np.arange(window)].astype(np.int32)
 
 
 def _read_files(path: Path | None) -> dict[str, bytes]:

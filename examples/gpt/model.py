@@ -122,9 +122,13 @@ def init_params(config: ModelConfig, seed) -> dict:
     return nnx.to_pure_dict(nnx.state(GPT(config, nnx.Rngs(jax.random.key(seed)))))
 
 
+def logits(graphdef, params, tokens_BxL):
+    return nnx.merge(graphdef, params)(tokens_BxL)
+
+
 def next_byte_loss(graphdef, params, tokens_BxM):
     """Mean cross-entropy in nats of each byte given those before it; M is L + 1."""
-    logits_BxLxV = nnx.merge(graphdef, params)(tokens_BxM[:, :-1])
+    logits_BxLxV = logits(graphdef, params, tokens_BxM[:, :-1])
     picked = jnp.take_along_axis(logits_BxLxV, tokens_BxM[:, 1:, None], axis=-1)
     return jnp.mean(jax.nn.logsumexp(logits_BxLxV, axis=-1) - picked[..., 0])
 

@@ -69,7 +69,7 @@ def stable_schedule(config: OptimizerConfig, peak) -> optax.Schedule:
 
 def learning_rate(config: OptimizerConfig, peak, state: dict[str, Any]) -> jax.Array:
     """The rate of the next update."""
-    rate = stable_schedule(config, peak)(state["step"])
+    rate = jnp.asarray(stable_schedule(config, peak)(state["step"]))
     if config.optimizer == "schedule_free":
         return rate
     return rate * optax_wsd.cooldown_scale(state["opt_state"])

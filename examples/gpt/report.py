@@ -79,6 +79,11 @@ def draw(folder: Path, schedules: dict[str, str]) -> None:
         metrics = read_metrics(folder / name)
         look = {"color": COLORS[schedule], "lw": 2 if schedule != "cosine" else 1.6}
         evaluations = [line for line in metrics if "val_loss" in line]
+        if schedule == "wsd":  # its curve begins on the trunk's
+            first_step = metrics[0]["step"] - 1
+            trunk = read_metrics(folder / "trunk")
+            at_branch = [line for line in trunk if line["step"] == first_step]
+            evaluations = [e for e in at_branch if "val_loss" in e] + evaluations
         losses = _curve(evaluations, "val_loss")
         top.plot(*losses, **look)
         bottom.plot(*_curve(metrics, "lr"), **look)

@@ -95,11 +95,13 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is not a run's manifest: {error}.") from error
 
 
-def find_branch_point(name: str) -> tuple[Path, int]:
-    """The folder and step of 'RUN@STEP'."""
+def find_step(name: str) -> tuple[Path, int | None]:
+    """The folder and step of RUN@STEP, or the folder RUN and None."""
     folder, at, step = name.rpartition("@")
-    need = f"--from needs RUN@STEP, such as runs/trunk@500, got {name}."
-    require(bool(folder and at) and step.isdecimal(), need)
+    if not at:
+        return Path(name), None
+    need = f"A run is given as RUN or RUN@STEP, such as runs/trunk@500, got {name}."
+    require(bool(folder) and step.isdecimal(), need)
     return Path(folder), int(step)
 
 

@@ -12,9 +12,9 @@ from .progress import say
 class Interrupted(Exception):
     """A signal ended the run after it was saved."""
 
-    def __init__(self, number: int, sentence: str):
+    def __init__(self, signals: "Signals", sentence: str):
         super().__init__(sentence)
-        self.exit_code = 128 + number
+        self.exit_code = 128 + (signals.number or signal.SIGTERM)
 
 
 class Signals:
@@ -35,12 +35,9 @@ class Signals:
 
     def stop_at(self, step: int) -> bool:
         """Whether to stop after this step; all processes of a run agree on it."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(
-            step
-        ):
-            self.number = self.number or signal.SIGTERM
-            return True
-        return jax.process_count() == 1 and self.number is not None
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.number is not None
 
     def _remember(self, number: int, frame) -> None:
         if self.number is not None:

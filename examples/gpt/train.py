@@ -5,11 +5,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .config import Config
+from .checkpoints import Checkpoints
+from .config import Config, UserError
 from .data import StepBatches, Text, batches_from, validation_batches
 from .optimizer import plan_cooldown
 from .progress import Line, Metrics, Printer, bits, read_evaluations, say
-from .runs import Run, name_parent, open_checkpoints, open_run
+from .runs import Run, find_step, name_parent, open_checkpoints, open_run, read_manifest
 from .signals import Interrupted, Signals
 from .trainer import State, Trainer, make_trainer
 
@@ -59,6 +60,20 @@ def _branch_off(trainer, config, text, branch_point) -> tuple[State, str]:
     return plan_cooldown(checkpoints.restore(step, trainer.abstract), config), checksum
 
 
+def load_run(name: str) -> tuple[Config, Trainer, State]:
+    """The config, trainer and state of RUN, at its newest good step, or of RUN@STEP."""
+    folder, step = find_step(name)
+    config = read_manifest(folder)["config"]
+    trainer = make_trainer(config)
+    checkpoints = Checkpoints(folder / "checkpoints", identity=None)
+    if step is not None:
+        return config, trainer, checkpoints.restore(step, trainer.abstract)
+    state = checkpoints.restore_newest(trainer.abstract, say)
+    if state is None:
+        raise UserError(f"{folder} has no good checkpoint yet.")
+    return config, trainer, state
+
+
 def train(run: Run, trainer: Trainer, text: Text, state: State, signals: Signals):
     """The loop: one step is dispatched before the metrics of the last are read."""
     config = run.config
@@ -80,9 +95,7 @@ def train(run: Run, trainer: Trainer, text: Text, state: State, signals: Signals
                 recorder.finish_step()
                 run.checkpoints.save(step, state)
             if stopping and not last:
-                raise Interrupted(
-                    signals.number, f"{run.name} is saved at step {step}."
-                )
+                raise Interrupted(signals, f"{run.name} is saved at step {step}.")
 
 
 def _is_due(step: int, *periods: int) -> bool:

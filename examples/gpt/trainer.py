@@ -1,7 +1,7 @@
 """The compiled functions of training, on a mesh of all devices."""
 
-import dataclasses
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from . import model, optimizer
-from .config import Config, ModelConfig, OptimizerConfig
+from .config import Config, LoopConfig, ModelConfig, OptimizerConfig, require
 
 State = dict[str, Any]  # step, params, opt_state
 
@@ -23,11 +23,14 @@ class Trainer:
     one program serves a trunk and all its branches.
     """
 
-    def __init__(self, model_config: ModelConfig, config: OptimizerConfig, remat: bool):
+    def __init__(
+        self, model_config: ModelConfig, config: OptimizerConfig, loop: LoopConfig
+    ):
+        devices = jax.devices()[: loop.devices or None]
         self.mesh = jax.make_mesh(
-            (jax.device_count(),), ("data",), axis_types=(AxisType.Auto,)
+            (len(devices),), ("data",), (AxisType.Auto,), devices=devices
         )
-        self.config, self.graphdef = config, model.graph(model_config, remat)
+        self.config, self.graphdef = config, model.graph(model_config, loop.remat)
         abstract = jax.eval_shape(functools.partial(self._init, model_config), 0)
         self.shardings = jax.tree.map(self._shard_largest_axis, abstract)
         self.abstract: State = jax.tree.map(
@@ -101,14 +104,17 @@ def _shared_evaluation(model_config: ModelConfig):
     return jax.jit(evaluate)
 
 
-@functools.lru_cache
-def _shared_trainer(
-    model_config: ModelConfig, config: OptimizerConfig, remat: bool
-) -> Trainer:
-    return Trainer(model_config, config, remat)
-
-
 def make_trainer(config: Config) -> Trainer:
     """The trainer of a config, shared by all that differ in rates and lengths only."""
-    shared = dataclasses.replace(config.optimizer, peak=1.0, cooldown_steps=0)
-    return _shared_trainer(config.model, shared, config.loop.remat)
+    optimizer_config = replace(config.optimizer, peak=1.0, cooldown_steps=0)
+    loop = LoopConfig(devices=config.loop.devices, remat=config.loop.remat)
+    trainer = _shared_trainer(config.model, optimizer_config, loop)
+    require(
+        config.data.batch_size % trainer.mesh.size == 0,
+        f"--batch-size ({config.data.batch_size}) must be a multiple of the number of "
+        f"devices ({trainer.mesh.size}).",
+    )
+    return trainer
+
+
+_shared_trainer = functools.lru_cache(Trainer)

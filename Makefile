@@ -1,0 +1,24 @@
+# Each target sets up what it needs: a virtual environment from pip, in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check
+
+demo: $(VENV)/examples.installed
+	$(BIN)/python -m examples.gpt compare
+
+test: $(VENV)/test.installed
+	$(BIN)/python -m pytest -n auto
+
+check: $(VENV)/dev.installed
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+$(VENV)/%.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)

@@ -62,3 +62,8 @@ def check_float(
 def check_callable(argument: str, value: Any, need: str) -> Callable[..., Any]:
     check(callable(value), argument, value, need)
     return value
+
+
+def check_params(params: Any) -> None:
+    need = "given to the update: tx.update(updates, state, params)"
+    check(params is not None, "params", params, need)

@@ -8,7 +8,7 @@ import optax
 
 from . import shapes
 from ._checks import MAX_STEP, check, check_float, check_int, is_traced
-from ._tree import find_states, get_scalar, map_states, set_scalar
+from ._tree import find_states, get_scalar, is_averaged, map_states, set_scalar
 from .shapes import Shape
 
 
@@ -81,7 +81,9 @@ def scale_by_cooldown(
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
         m = state.cooldown_scale
-        updates = jax.tree.map(lambda u: (m * u).astype(u.dtype), updates)
+        updates = jax.tree.map(
+            lambda u: (m * u).astype(u.dtype) if is_averaged(u) else u, updates
+        )
         count = optax.safe_increment(state.cooldown_count)
         return updates, state._replace(
             cooldown_count=count,

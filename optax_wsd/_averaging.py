@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from ._checks import check, check_float, check_int, is_traced
+from ._checks import check, check_float, check_int, check_params, is_traced
 from ._tree import (
     average_dtype,
     check_state_dtype,
@@ -22,6 +23,7 @@ from ._tree import (
     is_averaged,
     lerp,
     map_averaged,
+    next_count,
     rounded,
 )
 
@@ -32,6 +34,7 @@ class ParamsEmaState(NamedTuple):
     average_count: jax.Array  # int32 scalar, updates so far
     average_samples: jax.Array  # int32 scalar, samples so far
     params_ema: Any  # the average, MaskedNode in place of integers and keys
+    ema_remainder: Any  # bfloat16, what rounding left out; () for decay <= 0.9999
 
 
 class ParamsPowerEmaState(NamedTuple):
@@ -76,9 +79,9 @@ def params_ema(
     rounds them; update number k, from 1, is one when k > start_step and k - start_step
     is a multiple of `every`. Before the first sample the average is the params.
 
-    The average is kept in float32 or better, one copy of the params. Its own rounding
-    then stays near one unit in the last place times sqrt(1 / (24 (1 - decay))): for
-    horizons beyond 100,000 samples, `every=10` with decay^10 is cheaper and more exact.
+    The average is one copy of the params, in float32 or better. Where decay is above
+    0.9999 a step towards the params can be less than float32 resolves: a bfloat16
+    remainder then carries over what rounding leaves out.
 
     Args:
         decay: Weight of the past, in [0, 1). The horizon is 1 / (1 - decay) samples.
@@ -110,14 +113,25 @@ def params_ema(
         arXiv:1412.6980, section 3.
     """
     check_float("decay", decay, at_least=0, below=1)
+    check_state_dtype(state_dtype)
     new, log_decay = complement_and_log(decay)
+    is_long = isinstance(decay, float) and decay > 0.9999
 
     def weight(t):
         t = t.astype(float)
         total = -jnp.expm1(t * log_decay)
         return jnp.where((t == 1) | (total == 0), 1 / t, new / total)
 
-    return _running_mean(ParamsEmaState, weight, every, start_step, state_dtype)
+    def first(params):
+        average = _copies(params, state_dtype)
+        return average, _remainder_of(average) if is_long else ()
+
+    def absorb(t, sample, average, remainder):
+        if not is_long:
+            return _lerp_params(weight(t), sample, average), ()
+        return _lerp_exactly(weight(t), sample, average, remainder)
+
+    return _average(ParamsEmaState, first, absorb, every, start_step)
 
 
 def params_power_ema(
@@ -171,7 +185,15 @@ def params_power_ema(
         power = jnp.maximum(jnp.asarray(gamma, float), 0) + 1
         return -jnp.expm1(power * left)
 
-    return _running_mean(ParamsPowerEmaState, weight, every, start_step, state_dtype)
+    check_state_dtype(state_dtype)
+
+    def absorb(t, sample, average):
+        return (_lerp_params(weight(t), sample, average),)
+
+    def first(params):
+        return (_copies(params, state_dtype),)
+
+    return _average(ParamsPowerEmaState, first, absorb, every, start_step)
 
 
 def params_swa(
@@ -221,26 +243,22 @@ def params_swa(
         Izmailov et al., 2018, arXiv:1803.05407; windows of 500 updates sampled every 5:
         Hägele et al., 2024, arXiv:2405.18392, section 4.
     """
-    if window is None:
-        return _running_mean(
-            ParamsSwaState,
-            lambda t: 1 / t.astype(float),
-            every,
-            start_step,
-            state_dtype,
-        )
-    check_int("window", window, at_least=1)
-    check_int("every", every, at_least=1)
-    known = not (is_traced(window) or is_traced(every))
-    need = f"a multiple of every ({every!r}), neither of them traced"
-    check(known and int(window) % int(every) == 0, "window", window, need)
     check_state_dtype(state_dtype)
-    size = int(window) // int(every)
+    if window is not None:
+        check_int("window", window, at_least=1)
+        check_int("every", every, at_least=1)
+        known = not (is_traced(window) or is_traced(every))
+        need = f"a multiple of every ({every!r}), neither of them traced"
+        check(known and np.asarray(window) % every == 0, "window", window, need)
 
     def first(params):
-        return _copies(params, state_dtype), _copies(params, state_dtype)
+        under_way = () if window is None else _copies(params, state_dtype)
+        return _copies(params, state_dtype), under_way
 
     def absorb(t, sample, latest, under_way):
+        if window is None:
+            return _lerp_params(1 / t.astype(float), sample, latest), ()
+        size = window // jnp.asarray(every, jnp.int32)
         position = (t - 1) % size + 1
         under_way = _lerp_params(1 / position.astype(float), sample, under_way)
         is_answer = (position == size) | (t < size)
@@ -334,20 +352,6 @@ def averages_of(state) -> Any:
     return jax.tree.map(mean, state.params_lawa)
 
 
-def _running_mean(kind, weight, every, start_step, state_dtype):
-    """The average a + weight(t) (p - a) over one copy of the params."""
-    check_state_dtype(state_dtype)
-    rest = () if kind is not ParamsSwaState else ((),)
-
-    def first(params):
-        return _copies(params, state_dtype), *rest
-
-    def absorb(t, sample, average, *rest):
-        return _lerp_params(weight(t), sample, average), *rest
-
-    return _average(kind, first, absorb, every, start_step)
-
-
 def _average(
     kind: Callable[..., Any],
     first: Callable[..., tuple[Any, ...]],
@@ -367,18 +371,17 @@ def _average(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
-        count = optax.safe_increment(state.average_count)
+        check_params(params)
+        count = next_count(state.average_count)
 
         def take():
-            t = optax.safe_increment(state.average_samples)
+            t = next_count(state.average_samples)
             return t, *absorb(t, _params_after(params, updates), *state[2:])
 
         if each_update:
             return updates, kind(count, *take())
-        age = count - start_step
-        is_sample = (age > 0) & (age % every == 0)
+        age = count - jnp.asarray(start_step, jnp.int32)
+        is_sample = (age > 0) & (age % jnp.asarray(every, jnp.int32) == 0)
         return updates, kind(count, *jax.lax.cond(is_sample, take, lambda: state[1:]))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -406,3 +409,32 @@ def _lerp_params(weight, sample, average):
         return lerp(a, p.astype(a.dtype), weight.astype(jnp.finfo(a.dtype).dtype))
 
     return map_averaged(leaf, sample, average)
+
+
+def _remainder_of(average):
+    def zero(a):
+        narrow = a.dtype == jnp.float32
+        return jnp.zeros_like(a, jnp.bfloat16) if narrow else optax.MaskedNode()
+
+    return jax.tree.map(zero, average)
+
+
+def _lerp_exactly(weight, sample, average, remainder):
+    """The lerp of average + remainder, split again after rounding."""
+
+    def step(p, a, r):
+        return weight.astype(a.dtype) * ((p - a) - r) + r
+
+    def move(p, a, r):
+        if isinstance(r, optax.MaskedNode):
+            return _lerp_params(weight, p, a)
+        return jnp.where(weight == 1, p, a + step(p, a, r.astype(a.dtype)))
+
+    def leave(p, a, r, new):
+        if isinstance(r, optax.MaskedNode):
+            return r
+        left = step(p, a, r.astype(a.dtype)) - (new - a)
+        return jnp.where(weight == 1, 0, left).astype(r.dtype)
+
+    new = map_averaged(move, sample, average, remainder)
+    return new, map_averaged(leave, sample, average, remainder, new)

@@ -10,7 +10,15 @@ import optax
 from ._averaging import AVERAGES, averages_of
 from ._checks import check
 from ._schedule_free import ScheduleFreeState
-from ._tree import as_state, is_state, leaf_name, leaves_by_path, lerp, path_names
+from ._tree import (
+    as_state,
+    get_scalar,
+    is_state,
+    leaf_name,
+    leaves_by_path,
+    lerp,
+    path_names,
+)
 
 
 class _Candidate(NamedTuple):
@@ -37,7 +45,8 @@ def eval_params(
         opt_state: Any nesting of states: chain, MultiSteps, apply_if_finite, masked,
             partition, inject_hyperparams, `nnx.Optimizer.opt_state`, Linen's
             `TrainState.opt_state`, or a state restored without a target.
-        params: The params that the state belongs to, as trained.
+        params: The params that the state belongs to, as trained. For the average of
+            bfloat16 params before its own rounding, give them as float32.
         which: Name of the one average to take where there are several: a factory's
             name ("params_ema", "schedule_free"), or a key of `optax.named_chain`.
 
@@ -149,7 +158,7 @@ def _candidates(opt_state) -> Iterator[_Candidate]:
 
 def _average(path, state) -> _Candidate:
     averages = leaves_by_path(averages_of(state))
-    samples = _scalar(state.average_samples)
+    samples = get_scalar(state.average_samples)
 
     def to_eval(name, p):
         return jnp.where(samples > 0, averages[name], p)
@@ -162,7 +171,7 @@ def _average(path, state) -> _Candidate:
 def _schedule_free(path, state) -> _Candidate:
     trees = state.schedule_free_z, state.schedule_free_gap
     zs, gaps = map(leaves_by_path, trees)
-    b1 = _scalar(state.schedule_free_b1)
+    b1 = get_scalar(state.schedule_free_b1)
 
     def to_eval(name, y):
         z = zs[name]
@@ -177,11 +186,6 @@ def _schedule_free(path, state) -> _Candidate:
         return z + b1.astype(jnp.finfo(z.dtype).dtype) * gap
 
     return _Candidate((*path, "schedule_free"), _shapes(zs), to_eval, to_train)
-
-
-def _scalar(field) -> jax.Array:
-    (value,) = jax.tree.leaves(field)
-    return jnp.asarray(value)
 
 
 def _shapes(leaves):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ._checks import check_float, check_int
+from ._checks import check_float, check_int, check_params
 from ._tree import (
     average_dtype,
     check_state_dtype,
@@ -20,6 +20,7 @@ from ._tree import (
     copy_as,
     is_averaged,
     map_averaged,
+    next_count,
     rounded,
 )
 
@@ -131,8 +132,7 @@ def schedule_free(
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+        check_params(params)
         k = state.schedule_free_count
         lr = _at(learning_rate, k)
         new_share = 1 - b1 if isinstance(b1, float) else 1 - _at(b1, k)
@@ -174,7 +174,7 @@ def schedule_free(
         gap = jax.tree.map(move_gap, old_gap, old_z, z, is_leaf=_is_masked)
         updates = jax.tree.map(move_y, params, updates, old_z, z, gap, d)
         return updates, ScheduleFreeState(
-            schedule_free_count=optax.safe_increment(k),
+            schedule_free_count=next_count(k),
             schedule_free_b1=_at(b1, k),
             schedule_free_max_rate=max_rate,
             schedule_free_weight_sum=weight_sum,
@@ -414,7 +414,7 @@ def _scale_by_adam_v(b2, eps) -> optax.GradientTransformation:
 
     def update_fn(updates, state, params=None):
         del params
-        count = optax.safe_increment(state.adam_v_count)
+        count = next_count(state.adam_v_count)
         debias = -jnp.expm1(count.astype(float) * log_b2)
 
         def moment(g, v):

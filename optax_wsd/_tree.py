@@ -62,6 +62,10 @@ def map_averaged(fn: Callable[..., Any], params, *rest):
     return jax.tree.map(visit, params, *rest)
 
 
+def next_count(count) -> jax.Array:
+    return jnp.asarray(optax.safe_increment(count))
+
+
 def copy_as(leaf, dtype):
     """A copy of a leaf, in its own buffer; of an abstract leaf, an abstract one."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -109,7 +113,7 @@ def find_states(tree, kind: Any) -> list[Any]:
     return [as_state(node, kind) for node in nodes if is_state(node, kind)]
 
 
-def as_state(node, kind: Any) -> Any:
+def as_state(node: Any, kind: Any) -> Any:
     return kind(**node) if isinstance(node, Mapping) else kind(*node)
 
 
@@ -120,7 +124,9 @@ def map_states(fn: Callable[[Any], Any], tree, kind: Any):
         if not is_state(node, kind):
             return node
         state = fn(as_state(node, kind))
-        return type(node)(state._asdict()) if isinstance(node, Mapping) else state
+        if isinstance(node, Mapping):
+            return type(node)(state._asdict())  # pyright: ignore[reportCallIssue]
+        return state
 
     return jax.tree.map(visit, tree, is_leaf=lambda node: is_state(node, kind))
 

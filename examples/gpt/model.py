@@ -11,6 +11,7 @@ from flax import nnx
 from .config import ModelConfig
 
 VOCABULARY = 256  # bytes
+_INIT = nnx.initializers.lecun_normal()
 
 
 class Attention(nnx.Module):
@@ -19,7 +20,9 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs):
         self.heads = config.heads
         self.qkv = _linear(config.width, 3 * config.width, dtype, rngs)
-        self.out = _linear(config.width, config.width, dtype, rngs, config.depth)
+        self.out = _linear(
+            config.width, config.width, dtype, rngs, _ends_residual(config)
+        )
         self.query_norm = _norm(config.width // config.heads, dtype, rngs)
         self.key_norm = _norm(config.width // config.heads, dtype, rngs)
 
@@ -42,7 +45,7 @@ class FeedForward(nnx.Module):
     def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs):
         hidden = -(-8 * config.width // (3 * 32)) * 32  # a multiple of 32
         self.gate_up = _linear(config.width, 2 * hidden, dtype, rngs)
-        self.down = _linear(hidden, config.width, dtype, rngs, config.depth)
+        self.down = _linear(hidden, config.width, dtype, rngs, _ends_residual(config))
 
     def __call__(self, x_BxLxD):
         gate_BxLxF, up_BxLxF = jnp.split(self.gate_up(x_BxLxD), 2, axis=-1)
@@ -67,19 +70,18 @@ class GPT(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, *, remat: bool = False):
         dtype = compute_dtype(config)
         self.remat = remat
+        small = nnx.initializers.normal(0.02)
         self.embed = nnx.Embed(
-            VOCABULARY,
-            config.width,
-            dtype=dtype,
-            embedding_init=nnx.initializers.normal(0.02),
-            rngs=rngs,
+            VOCABULARY, config.width, dtype=dtype, embedding_init=small, rngs=rngs
         )
         self.blocks = nnx.List(
             [Block(config, dtype, rngs) for _ in range(config.depth)]
         )
         self.norm = _norm(config.width, dtype, rngs)
         self.head = (
-            None if config.tied else _linear(config.width, VOCABULARY, dtype, rngs)
+            None
+            if config.tied
+            else _linear(config.width, VOCABULARY, dtype, rngs, small)
         )
 
     def __call__(self, tokens_BxL):
@@ -133,13 +135,15 @@ def next_byte_loss(graphdef, params, tokens_BxM):
     return jnp.mean(jax.nn.logsumexp(logits_BxLxV, axis=-1) - picked[..., 0])
 
 
-def _linear(inputs, outputs, dtype, rngs, depth=None):
-    """A linear map; with `depth`, one that ends a residual branch and starts small."""
-    scale = 1.0 if depth is None else 1 / (2 * depth)
-    init = nnx.initializers.variance_scaling(scale, "fan_in", "normal")
+def _linear(inputs, outputs, dtype, rngs, init=_INIT):
     return nnx.Linear(
         inputs, outputs, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs
     )
+
+
+def _ends_residual(config: ModelConfig):
+    """Starts the last map of a residual branch small, so that depth adds no noise."""
+    return nnx.initializers.variance_scaling(1 / (2 * config.depth), "fan_in", "normal")
 
 
 def _norm(width, dtype, rngs):

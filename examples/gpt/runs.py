@@ -164,6 +164,7 @@ def _lock(folder: Path):
     except BlockingIOError:
         file.seek(0)
         pid = file.read().strip()
+        file.close()
         raise UserError(f"{folder} is in use by process {pid}.") from None
     file.truncate(0)
     file.write(str(os.getpid()))

@@ -1,0 +1,121 @@
+"""The example's checkpoints: complete and verified, or not there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from examples.gpt.checkpoints import Checkpoints, CorruptError
+from examples.gpt.config import UserError
+
+STATE = {"params": {"w": jnp.arange(6.0).reshape(2, 3)}, "step": jnp.int32(0)}
+ABSTRACT = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), STATE
+)
+
+
+def saved(folder: Path, steps, **options) -> Checkpoints:
+    checkpoints = Checkpoints(folder, {"width": 3}, **options)
+    for step in steps:
+        checkpoints.save(step, STATE | {"step": jnp.int32(step)})
+    checkpoints.finish()
+    return checkpoints
+
+
+def data_files(folder: Path, step: int) -> list[Path]:
+    files = sorted(p for p in (folder / f"{step:09d}").rglob("*") if p.is_file())
+    assert files
+    return files
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    restored = saved(tmp_path, [5]).restore(5, ABSTRACT)
+    assert int(restored["step"]) == 5
+    assert (restored["params"]["w"] == STATE["params"]["w"]).all()
+
+
+def test_the_newest_snapshots_and_branch_points_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {}, snapshot_every=10, latest=2)
+    for step in range(1, 25):
+        checkpoints.save(step, STATE)
+        checkpoints.finish()
+        if step == 7:
+            checkpoints.keep(7)
+    assert checkpoints.steps() == [7, 10, 20, 23, 24]
+    folders = sorted(int(p.name) for p in tmp_path.iterdir() if p.is_dir())
+    assert folders == checkpoints.steps()
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    checkpoints = saved(tmp_path, [1])
+    random = np.random.default_rng(0)
+    for path in [*data_files(tmp_path, 1), tmp_path / "000000001.json"]:
+        content = path.read_bytes()
+        damaged = bytearray(content or b"\0")
+        damaged[random.integers(len(damaged))] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptError, match="Step 1 in .* is corrupt"):
+            checkpoints.restore(1, ABSTRACT)
+        path.write_bytes(content)
+    checkpoints.restore(1, ABSTRACT)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "add", "empty"])
+def test_damage_falls_back_to_the_step_before_and_says_so(tmp_path, damage):
+    checkpoints = saved(tmp_path, [1, 2])
+    largest = max(data_files(tmp_path, 2), key=lambda path: path.stat().st_size)
+    if damage == "truncate":
+        largest.write_bytes(largest.read_bytes()[:-1])
+    elif damage == "delete":
+        largest.unlink()
+    elif damage == "add":
+        (largest.parent / "stray").touch()
+    else:
+        shutil.rmtree(tmp_path / "000000002")
+    said = []
+    assert int(checkpoints.restore_newest(ABSTRACT, said.append)["step"]) == 1
+    (sentence,) = said
+    assert sentence.startswith(f"Step 2 in {tmp_path} is corrupt.")
+
+
+def test_a_corrupt_newer_step_takes_no_place_among_the_newest(tmp_path):
+    checkpoints = saved(tmp_path, [1, 30, 40], latest=2, snapshot_every=100)
+    checkpoints.save(2, STATE)
+    checkpoints.save(3, STATE)
+    checkpoints.finish()
+    assert checkpoints.steps() == [2, 3, 30, 40]
+
+
+def test_a_folder_named_like_a_step_is_no_checkpoint(tmp_path):
+    checkpoints = saved(tmp_path, [1])
+    (tmp_path / "000000009").mkdir()
+    assert checkpoints.steps() == [1]
+    with pytest.raises(UserError, match="no checkpoint of step 9 .*; there: 1"):
+        checkpoints.restore(9, ABSTRACT)
+
+
+def test_a_stray_folder_does_not_stop_a_save(tmp_path):
+    (tmp_path / "000000001").mkdir()
+    assert int(saved(tmp_path, [1]).restore(1, ABSTRACT)["step"]) == 1
+
+
+def test_other_settings_are_refused_with_both_values(tmp_path):
+    saved(tmp_path, [1])
+    other = Checkpoints(tmp_path, {"width": 4})
+    with pytest.raises(UserError, match=r"other settings \(width: 3, now 4\)"):
+        other.restore(1, ABSTRACT)
+    anything = Checkpoints(tmp_path, None)
+    assert int(anything.restore(1, ABSTRACT)["step"]) == 1
+
+
+def test_a_branch_point_has_the_checksum_of_its_manifest(tmp_path):
+    checkpoints = saved(tmp_path, [1, 2])
+    assert checkpoints.keep(1) != checkpoints.keep(2)
+    manifest = json.loads((tmp_path / "000000001.json").read_text())
+    assert set(manifest) == {"identity", "files", "sha256"}
+    with pytest.raises(UserError, match="no checkpoint of step 3"):
+        checkpoints.keep(3)

@@ -1,0 +1,91 @@
+"""The example's model: causal, the same in both NNX modes, stable in low precision."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from examples.gpt import model
+from examples.gpt.config import ModelConfig, UserError
+
+CONFIG = ModelConfig(width=16, depth=2, heads=2)
+TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9))
+
+
+def logits_of(config, tokens=TOKENS, remat=False):
+    params = model.init_params(config, 0)
+    return model.logits(model.graph(config, remat), params, tokens)
+
+
+def test_a_byte_changes_no_logits_before_it():
+    changed = TOKENS.copy()
+    changed[:, 5] = (changed[:, 5] + 1) % 256
+    before, after = logits_of(CONFIG), logits_of(CONFIG, changed)
+    assert (before[:, :5] == after[:, :5]).all()
+    assert (before[:, 5:] != after[:, 5:]).any(axis=-1).all()
+
+
+def test_fresh_weights_know_nothing():
+    params = model.init_params(CONFIG, 0)
+    loss = model.next_byte_loss(model.graph(CONFIG), params, TOKENS)
+    assert abs(loss - math.log(256)) < 0.1
+
+
+def test_rotation_shows_only_distances():
+    query, key = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8))
+    queries, keys = (model.rotate(jnp.tile(x, (1, 12, 1, 1))) for x in (query, key))
+    products = np.einsum("bihk,bjhk->ij", queries, keys)
+    for distance in range(6):
+        diagonal = np.diagonal(products, distance)
+        np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-5)
+
+
+def test_remat_changes_nothing():
+    def loss(params, remat):
+        return model.next_byte_loss(model.graph(CONFIG, remat), params, TOKENS)
+
+    params = model.init_params(CONFIG, 0)
+    plain, saved = (jax.grad(loss)(params, remat) for remat in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, saved)
+
+
+def test_a_tied_head_is_the_embedding():
+    tied = ModelConfig(width=16, depth=2, heads=2, tied=True)
+    missing = model.init_params(CONFIG, 0).keys() - model.init_params(tied, 0).keys()
+    assert missing == {"head"}
+    assert logits_of(tied).shape == (2, 9, 256)
+
+
+def test_graph_and_tree_mode_give_the_same_logits():
+    graph_mode = nnx.get_graph_mode() if hasattr(nnx, "get_graph_mode") else True
+    try:
+        nnx.set_graph_mode(True)
+        of_graph = logits_of(CONFIG)
+        nnx.set_graph_mode(False)
+        of_tree = logits_of(CONFIG)
+    finally:
+        nnx.set_graph_mode(graph_mode)
+    assert (of_graph == of_tree).all()
+
+
+def test_bfloat16_is_for_compute_only():
+    low = ModelConfig(width=16, depth=2, heads=2, compute_dtype="bfloat16")
+    leaves = jax.tree.leaves(model.init_params(low, 0))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+    assert logits_of(low).dtype == jnp.float32
+    np.testing.assert_allclose(logits_of(low), logits_of(CONFIG), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"width": 0}, "--width must be at least 1, got 0"),
+        ({"width": 20, "heads": 4}, "--width must be a multiple of twice --heads"),
+    ],
+)
+def test_impossible_models_are_refused(fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        ModelConfig(**fields)

@@ -1,0 +1,288 @@
+"""The example's runs: resumed bitwise, branched exactly, the same on any mesh."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import optax_wsd
+from examples.gpt import model
+from examples.gpt.config import UserError, from_json, to_json
+from examples.gpt.data import StepBatches, load_text
+from examples.gpt.progress import read_evaluations, read_metrics
+from examples.gpt.runs import branch_config, open_run, read_manifest
+from examples.gpt.signals import Interrupted, Signals
+from examples.gpt.train import DivergedError
+from examples.gpt.trainer import make_trainer
+from tests.gpt_tiny import (
+    STEPS,
+    assert_same,
+    run,
+    state_of,
+    tiny_config,
+    with_loop,
+    write_text,
+)
+
+BRANCH, COOLDOWN = 8, 6
+
+
+class StopAt(Signals):
+    """Asks to stop after a step, as Ctrl-C does."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def stop_at(self, step):
+        return step == self.step
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("runs") / "trunk"
+    run(folder, tiny_config(text))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def branch(trunk, text):
+    folder = trunk.parent / "branch"
+    config = branch_config(tiny_config(text), BRANCH, COOLDOWN)
+    run(folder, config, (trunk, BRANCH))
+    return folder
+
+
+def metrics_but_seconds(folder):
+    return [
+        {k: v for k, v in line.items() if k != "seconds"}
+        for line in read_metrics(folder)
+    ]
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(trunk, text, tmp_path):
+    folder, config = tmp_path / "stopped", tiny_config(text)
+    for step in (1, 5, 8):
+        with pytest.raises(Interrupted, match=f"stopped is saved at step {step}"):
+            run(folder, config, signals=StopAt(step))
+    run(folder, config)
+    assert_same(state_of(folder, config, STEPS), state_of(trunk, config, STEPS))
+    assert metrics_but_seconds(folder) == metrics_but_seconds(trunk)
+
+
+def test_metrics_have_one_line_a_step_and_one_an_evaluation(trunk):
+    lines = read_metrics(trunk)
+    evaluations = read_evaluations(trunk)
+    assert [e["step"] for e in evaluations] == [4, 8, 12]
+    assert all({"val_loss", "val_loss_ema", "val_bpb"} <= set(e) for e in evaluations)
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == list(range(1, STEPS + 1))
+    phases = [line["phase"] for line in lines if "loss" in line]
+    assert phases == ["warmup"] * 3 + ["stable"] * (STEPS - 3)
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped(trunk, text, tmp_path):
+    folder, config = tmp_path / "killed", tiny_config(text)
+    with pytest.raises(Interrupted):
+        run(folder, config, signals=StopAt(4))
+    path = folder / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 5, "loss": 3.0}\n{"step": 6, "lo')
+    run(folder, config)
+    assert metrics_but_seconds(folder) == metrics_but_seconds(trunk)
+
+
+def test_a_finished_run_is_left_alone(trunk, text):
+    before = (trunk / "metrics.jsonl").read_bytes()
+    assert run(trunk, tiny_config(text))["step"] == STEPS
+    assert (trunk / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_stable_run_can_be_extended(trunk, text, tmp_path):
+    folder = tmp_path / "extended"
+    run(folder, tiny_config(text, steps=6))
+    run(folder, tiny_config(text))
+    config = tiny_config(text)
+    assert_same(state_of(folder, config, STEPS), state_of(trunk, config, STEPS))
+
+
+def test_a_branch_equals_the_run_that_planned_it(branch, text, tmp_path):
+    steps = BRANCH + COOLDOWN
+    planned = tiny_config(text, steps=steps, cooldown_steps=COOLDOWN)
+    run(tmp_path / "planned", planned)
+    states = (state_of(f, planned, steps) for f in (tmp_path / "planned", branch))
+    assert_same(*(state["params"] for state in states))
+
+
+def test_a_branch_equals_plain_adamw_with_the_whole_schedule(branch, text):
+    steps = BRANCH + COOLDOWN
+    config = tiny_config(text, steps=steps, cooldown_steps=COOLDOWN)
+    options = config.optimizer
+    schedule = optax_wsd.wsd_schedule(
+        options.peak,
+        steps,
+        init_value=options.peak / options.warmup_steps,
+        warmup_steps=options.warmup_steps,
+        cooldown_steps=COOLDOWN,
+    )
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            schedule,
+            b2=options.b2,
+            weight_decay=options.weight_decay,
+            mask=partial(jax.tree.map, lambda x: x.ndim > 1),
+        ),
+    )
+    params = model.init_params(config.model, config.seed)
+    graph, opt_state = model.graph(config.model), tx.init(params)
+    batches = StepBatches(load_text(config.data).train, config.data, config.seed)
+
+    @jax.jit
+    def update(params, opt_state, tokens):
+        grads = jax.grad(partial(model.next_byte_loss, graph))(params, tokens)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    for step in range(steps):
+        params, opt_state = update(params, opt_state, batches[step])
+    branched = state_of(branch, config, steps)["params"]
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, branched, params)
+    rates = [line["lr"] for line in read_metrics(branch) if "lr" in line]
+    np.testing.assert_allclose(rates, schedule(np.arange(BRANCH, steps)), rtol=1e-6)
+
+
+def test_trunk_and_branch_share_one_program(trunk, branch, text):
+    trainer = make_trainer(tiny_config(text))
+    other_peak = branch_config(tiny_config(text, peak=0.02), BRANCH, COOLDOWN + 1)
+    assert make_trainer(other_peak) is trainer
+    assert trainer.step._cache_size() == 1
+
+
+def test_a_branch_names_its_parent(trunk, branch):
+    parent = read_manifest(branch)["parent"]
+    assert (branch / parent["run"]).resolve() == trunk.resolve()
+    assert parent["step"] == BRANCH
+    assert len(parent["checksum"]) == 64
+    assert (trunk / "checkpoints" / f"{BRANCH:09d}.keep").exists()
+
+
+def test_a_branch_outlives_its_trunk(trunk, text, tmp_path):
+    config = branch_config(tiny_config(text), 4, 3)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "a", tiny_config(text), signals=StopAt(4))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", config, (tmp_path / "a", 4), signals=StopAt(5))
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert run(tmp_path / "b", config, (tmp_path / "a", 4))["step"] == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"peak": 0.5}, "optimizer.peak: 0.01, now 0.5"),
+        ({"accumulate": 2}, "optimizer.accumulate: 1, now 2"),
+    ],
+)
+def test_a_branch_must_match_its_trunk(trunk, text, tmp_path, changes, sentence):
+    config = branch_config(tiny_config(text, **changes), BRANCH, COOLDOWN)
+    with pytest.raises(UserError, match=sentence):
+        run(tmp_path / "branch", config, (trunk, BRANCH))
+    assert not (tmp_path / "branch").exists()
+
+
+def test_a_branch_sees_that_the_text_has_changed(trunk, text, tmp_path):
+    (tmp_path / "text").mkdir()
+    other = write_text(tmp_path / "text")
+    (other / "1.txt").write_text("changed")
+    config = branch_config(tiny_config(other), BRANCH, COOLDOWN)
+    with pytest.raises(UserError, match="data.sha256: .*, now "):
+        run(tmp_path / "branch", config, (trunk, BRANCH))
+
+
+def test_a_run_cannot_go_on_with_other_settings(trunk, text):
+    with pytest.raises(UserError, match="optimizer.peak: 0.01, now 0.02"):
+        run(trunk, tiny_config(text, peak=0.02))
+    with pytest.raises(UserError, match="parent: none, now .*@8"):
+        run(trunk, tiny_config(text), (trunk, BRANCH))
+    config = tiny_config(text, steps=STEPS, cooldown_steps=2)
+    with pytest.raises(UserError, match="optimizer.cooldown_steps: 0, now 2"):
+        run(trunk, config)
+
+
+def test_a_folder_with_other_files_is_no_run(text, tmp_path):
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        run(tmp_path, tiny_config(text))
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_second_process_is_refused(text, tmp_path):
+    config = tiny_config(text)
+    with open_run(tmp_path, config, load_text(config.data), None):
+        with pytest.raises(UserError, match="in use by process"):
+            run(tmp_path, config)
+
+
+def test_a_diverged_run_stops_at_the_last_good_checkpoint(text, tmp_path):
+    config = replace(tiny_config(text, peak=9e5, warmup_steps=0, steps=40))
+    with pytest.raises(DivergedError, match=r"step \d+ has loss .*; good checkpoints"):
+        run(tmp_path / "run", config)
+    steps = [line["step"] for line in read_metrics(tmp_path / "run")]
+    assert all(
+        np.isfinite(line.get("loss", 0)) for line in read_metrics(tmp_path / "run")
+    )
+    assert steps == sorted(steps)
+
+
+def final_loss(text, folder, config):
+    return run(folder, config)["val_loss"]
+
+
+def test_eight_devices_equal_one(trunk, text, tmp_path):
+    config = with_loop(tiny_config(text), devices=8)
+    loss = final_loss(text, tmp_path / "eight", config)
+    assert abs(loss - read_evaluations(trunk)[-1]["val_loss"]) < 1e-5
+    w = state_of(tmp_path / "eight", config, STEPS)["params"]["embed"]["embedding"]
+    assert len(w.sharding.device_set) == 8
+    assert w.addressable_shards[0].data.size == w.size // 8
+
+
+def test_a_checkpoint_of_eight_devices_resumes_on_one(trunk, text, tmp_path):
+    config = tiny_config(text)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", with_loop(config, devices=8), signals=StopAt(6))
+    loss = run(tmp_path / "run", config)["val_loss"]
+    assert abs(loss - read_evaluations(trunk)[-1]["val_loss"]) < 1e-5
+
+
+def test_accumulated_micro_batches_equal_the_batch(trunk, text, tmp_path):
+    loss = final_loss(text, tmp_path / "run", tiny_config(text, accumulate=4))
+    assert abs(loss - read_evaluations(trunk)[-1]["val_loss"]) < 1e-4
+
+
+def test_schedule_free_needs_no_cooldown(text, tmp_path):
+    config = tiny_config(text, optimizer="schedule_free")
+    first, *_, last = (
+        run(tmp_path / "run", config),
+        *read_evaluations(tmp_path / "run"),
+    )
+    assert last["val_loss"] == first["val_loss"] < 5.5
+    with pytest.raises(UserError, match="needs no cooldown"):
+        tiny_config(text, optimizer="schedule_free", cooldown_steps=3)
+
+
+def test_a_config_survives_json(text):
+    config = tiny_config(text)
+    assert from_json(type(config), json.loads(json.dumps(to_json(config)))) == config
+    with pytest.raises(UserError, match="A Config has the fields"):
+        from_json(type(config), {"stepps": 3})

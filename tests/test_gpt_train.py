@@ -284,5 +284,5 @@ def test_schedule_free_needs_no_cooldown(text, tmp_path):
 def test_a_config_survives_json(text):
     config = tiny_config(text)
     assert from_json(type(config), json.loads(json.dumps(to_json(config)))) == config
-    with pytest.raises(UserError, match="A Config has the fields"):
+    with pytest.raises(TypeError, match="Config has fields steps"):
         from_json(type(config), {"stepps": 3})

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ class Checkpoints:
     latest: int = 2
 
     def __post_init__(self):
-        self._pending: tuple[int, Any] | None = None
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def steps(self) -> list[int]:
         """The steps that are there, oldest first."""
@@ -52,28 +54,31 @@ class Checkpoints:
         return sorted(int(path.stem) for path in found if path.stem.isdigit())
 
     def save(self, step: int, state: Any) -> None:
-        """Starts to save a state; it counts once `finish` or the next save returns."""
+        """Saves a state while training goes on."""
         self.finish()
         # A step is saved anew only after it was found corrupt.
         response = ocp.save_async(str(self._path(step)), state, overwrite=True)
-        self._pending = step, response
+        self._writing = self._writer.submit(self._complete, step, response)
 
     def finish(self) -> None:
-        """Waits for the save under way, makes it count and deletes what is not kept."""
-        if self._pending is None:
-            return
-        (step, response), self._pending = self._pending, None
+        """Waits for the save under way."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _complete(self, step: int, response: ocp.AsyncResponse[None]) -> None:
+        """Makes a save count when it is written, and deletes what is not kept."""
         response.result()
-        if jax.process_index() == 0:
-            manifest = {"identity": self.identity, "files": _hashes(self._path(step))}
-            sealed = manifest | {"sha256": _seal(manifest)}
-            write_json(self._path(step, ".json"), sealed)
-            # Steps after this one were found corrupt, and do not count as newest.
-            earlier = [old for old in self.steps() if old <= step]
-            for old in earlier[: -self.latest]:
-                if old % self.snapshot_every and not self._path(old, ".keep").exists():
-                    self._path(old, ".json").unlink()
-                    shutil.rmtree(self._path(old))
+        if jax.process_index() > 0:
+            return
+        manifest = {"identity": self.identity, "files": _hashes(self._path(step))}
+        write_json(self._path(step, ".json"), manifest | {"sha256": _seal(manifest)})
+        # Steps after this one were found corrupt, and do not count as newest.
+        earlier = [old for old in self.steps() if old <= step]
+        for old in earlier[: -self.latest]:
+            if old % self.snapshot_every and not self._path(old, ".keep").exists():
+                self._path(old, ".json").unlink()
+                shutil.rmtree(self._path(old))
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The verified state of a step, with the dtypes and shardings of `abstract`.

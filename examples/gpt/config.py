@@ -201,10 +201,8 @@ def to_json(config: Any) -> dict[str, Any]:
 def from_json(kind: type, values: Any) -> Any:
     """The dataclass `kind` from what `to_json` gave; refuses other fields."""
     hints = typing.get_type_hints(kind)
-    require(
-        isinstance(values, dict) and set(values) <= set(hints),
-        f"A {kind.__name__} has the fields {', '.join(hints)}; got {values!r}.",
-    )
+    if not isinstance(values, dict) or not set(values) <= set(hints):
+        raise TypeError(f"{kind.__name__} has fields {', '.join(hints)}, got {values}")
     return kind(**{k: _field_from_json(hints[k], v) for k, v in values.items()})
 
 

@@ -70,18 +70,21 @@ class GPT(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, *, remat: bool = False):
         dtype = compute_dtype(config)
         self.remat = remat
-        small = nnx.initializers.normal(0.02)
+        # Tied, the embedding is also the head and gives logits of order 1.
+        scale = config.width**-0.5 if config.tied else 1.0
         self.embed = nnx.Embed(
-            VOCABULARY, config.width, dtype=dtype, embedding_init=small, rngs=rngs
+            VOCABULARY,
+            config.width,
+            dtype=dtype,
+            embedding_init=nnx.initializers.normal(scale),
+            rngs=rngs,
         )
         self.blocks = nnx.List(
             [Block(config, dtype, rngs) for _ in range(config.depth)]
         )
         self.norm = _norm(config.width, dtype, rngs)
         self.head = (
-            None
-            if config.tied
-            else _linear(config.width, VOCABULARY, dtype, rngs, small)
+            None if config.tied else _linear(config.width, VOCABULARY, dtype, rngs)
         )
 
     def __call__(self, tokens_BxL):

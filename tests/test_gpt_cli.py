@@ -1,0 +1,225 @@
+"""The example's commands: what they refuse, how they stop, what they report."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.gpt.__main__ import main
+from examples.gpt.checkpoints import Checkpoints
+from examples.gpt.progress import read_metrics
+from tests.gpt_tiny import assert_same, state_of, tiny_config, write_text
+
+TINY = (
+    "--width 16 --depth 1 --heads 1 --sequence-length 8 --batch-size 8 "
+    "--validation-sequences 16 --warmup-steps 3 --eval-every 4 --save-every 4 "
+    "--snapshot-every 4 --log-every 4 --devices 1"
+).split()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("runs") / "trunk"
+    assert main(["train", "--out", str(folder), *options(text, steps=12)]) == 0
+    return folder
+
+
+def options(text: Path, steps: int) -> list[str]:
+    return [*TINY, "--data", str(text), "--peak", "0.01", "--steps", str(steps)]
+
+
+def cool(trunk, out, at=8, steps=4, *more) -> list[str]:
+    source = ["--from", f"{trunk}@{at}", "--steps", str(steps)]
+    return ["cooldown", *source, "--out", str(out), *more]
+
+
+def test_a_cooldown_prints_its_progress(trunk, tmp_path, capsys):
+    assert main(cool(trunk, tmp_path / "branch", 8, 4)) == 0
+    out = capsys.readouterr().out
+    line = re.search(r"branch  step 12/12 100%  loss .*", out)
+    assert line is not None
+    for part in ("bpb ", "lr ", "cooldown", "tokens/s", "ETA 0:00"):
+        assert part in line.group()
+    assert re.search(r"branch is done: step 12, val_loss \d\.\d+, bpb \d\.\d+", out)
+
+
+def test_a_cooldown_goes_beside_its_trunk_by_default(trunk):
+    assert main(["cooldown", "--from", f"{trunk}@8", "--steps", "1"]) == 0
+    assert (trunk.parent / "trunk-8+1" / "run.json").exists()
+
+
+BAD_COOLDOWNS = [
+    (lambda t, o: cool(t, o, at=7), "There is no checkpoint of step 7 in .*: 4, 8, 12"),
+    (lambda t, o: cool(t, o, steps=0), "--steps must be at least 1, got 0"),
+    (lambda t, o: cool(t, o, steps=2**31), "--steps must be below 2.*31"),
+    (lambda t, o: cool(t.parent / "x", o), "There is no run in .*x"),
+    (lambda t, o: ["cooldown", "--from", str(t), "--steps", "3"], "needs RUN@STEP"),
+    (lambda t, o: cool(t, o, 8, 4, "--peak", "0.5"), "optimizer.peak: 0.01, now 0.5"),
+    (lambda t, o: cool(t, o, 8, 4, "--data", "/nowhere"), "Cannot read /nowhere"),
+    (lambda t, o: cool(t, o, 8, 4, "--shape", "square"), "invalid choice.*square"),
+    (lambda t, o: cool(t, t / "run.json" / "x"), "Not a directory"),
+]
+
+
+@pytest.mark.parametrize(("command", "sentence"), BAD_COOLDOWNS)
+def test_a_bad_cooldown_is_one_sentence_and_exit_code_2(
+    trunk, tmp_path, capsys, command, sentence
+):
+    check_refused(command(trunk, tmp_path / "branch"), sentence, capsys)
+    assert not (tmp_path / "branch").exists()
+
+
+BAD_TRAINING = [
+    (["--steps", "0"], "--steps must be at least 1, got 0"),
+    (["--steps", "9", "--cooldown-steps", "8"], r"\(11 together\) must fit into"),
+    (["--peak", "-1"], "--peak must be above 0, got -1.0"),
+    (["--peak", "nan"], "--peak must be above 0, got nan"),
+    (["--batch-size", "7", "--devices", "2"], "multiple of the number of devices"),
+    (["--sequence-length", "99999"], "--sequence-length 99999 needs"),
+    (["--data", "/nowhere"], "Cannot read /nowhere: No such file"),
+    (["--stepps", "3"], "[Uu]nrecognized.*--stepps"),
+    (["--width", "wide"], "wide"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), BAD_TRAINING)
+def test_bad_training_is_one_sentence_and_exit_code_2(
+    text, tmp_path, capsys, changes, sentence
+):
+    out = tmp_path / "run"
+    command = ["train", "--out", str(out), *options(text, 12), *changes]
+    check_refused(command, sentence, capsys)
+    assert not out.exists()
+
+
+def check_refused(command, sentence, capsys):
+    try:
+        code = main(command)
+    except SystemExit as exit:  # how the argument parser leaves
+        code = exit.code
+    captured = capsys.readouterr()
+    flat = " ".join(captured.err.replace("│", " ").split())
+    assert code == 2
+    assert re.search(sentence, flat), flat
+    assert "Traceback" not in captured.err
+
+
+def test_a_corrupt_branch_point_is_refused(text, tmp_path, capsys):
+    trunk = tmp_path / "trunk"
+    assert main(["train", "--out", str(trunk), *options(text, 4)]) == 0
+    files = (trunk / "checkpoints" / "000000004").rglob("*")
+    largest = max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    check_refused(cool(trunk, tmp_path / "b", at=4), "Step 4 in .* is corrupt", capsys)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_foreign_manifest_is_refused(trunk, tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"config": {"learning_rate": 1}}')
+    check_refused(cool(tmp_path, tmp_path / "b"), "is not a run's manifest", capsys)
+
+
+def test_samples_are_text_from_raw_and_averaged_weights(trunk, capsys):
+    texts = []
+    for weights in ("raw", "averaged"):
+        command = ["sample", str(trunk), "--prompt", "file", "--bytes", "20"]
+        assert main([*command, "--weights", weights, "--temperature", "0"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert all(text.startswith("file") and len(text) > 5 for text in texts)
+    check_refused(["sample", f"{trunk}@5"], "no checkpoint of step 5", capsys)
+
+
+def test_compare_reports_all_runs_and_is_done_the_second_time(text, tmp_path, capsys):
+    out = tmp_path / "compare"
+    command = ["compare", "--out", str(out), "--budgets", "8", "12", "16"]
+    command += [*TINY, "--data", str(text), "--cooldown-share", "0.5"]
+    assert main(command) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert set(report) == {
+        *("runs", "steps_paid", "compute_ratio", "data", "model", "seed"),
+        *("versions", "seconds"),
+    }
+    keys = "name schedule budget_steps steps_trained val_loss val_bpb dir".split()
+    assert all(list(run) == keys for run in report["runs"])
+    assert all((Path(run["dir"]) / "run.json").exists() for run in report["runs"])
+    wsd = [run["budget_steps"] for run in report["runs"] if run["schedule"] == "wsd"]
+    cosine = [r["steps_trained"] for r in report["runs"] if r["schedule"] == "cosine"]
+    assert wsd == cosine == [8, 12, 16]
+    assert report["steps_paid"] == {"branched": 8 + 4 + 8 + 8, "cosine": 36}
+    assert report["compute_ratio"] == 28 / 36
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "| 16 | " in (out / "report.md").read_text()
+
+    before = {p: p.read_bytes() for p in out.rglob("metrics.jsonl")}
+    text_before = (out / "report.json").read_text()
+    capsys.readouterr()
+    assert main(command) == 0
+    assert (out / "report.json").read_text() == text_before
+    assert {p: p.read_bytes() for p in out.rglob("metrics.jsonl")} == before
+    assert "loss" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_saves_and_says_how_to_go_on(text, tmp_path, number, code):
+    out = tmp_path / "run"
+    command = [
+        "train",
+        "--out",
+        str(out),
+        *options(text, 10**6),
+        "--save-every",
+        "9999",
+    ]
+    process = start(command)
+    wait_for(process, lambda: read_metrics(out))
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    (step,) = map(int, re.findall(r"run is saved at step (\d+)\.", stdout))
+    assert f"python -m examples.gpt {' '.join(command)}" in " ".join(stdout.split())
+    assert Checkpoints(out / "checkpoints", None).steps()[-1] == step
+    assert [m["step"] for m in read_metrics(out) if "loss" in m][-1] == step
+
+
+def test_a_killed_run_goes_on_bit_for_bit(trunk, text, tmp_path):
+    out = tmp_path / "run"
+    process = start(["train", "--out", str(out), *options(text, 10**6)])
+    wait_for(process, lambda: Checkpoints(out / "checkpoints", None).steps())
+    process.kill()
+    process.communicate()
+    config = tiny_config(text)
+    assert_same(state_of(out, config, 4), state_of(trunk, config, 4))
+
+
+def start(command: list[str]) -> subprocess.Popen:
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "examples.gpt", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def wait_for(process: subprocess.Popen, happened: Callable[[], Any]) -> None:
+    while process.poll() is None:
+        if happened():
+            return
+        time.sleep(0.05)
+    raise AssertionError(process.communicate())

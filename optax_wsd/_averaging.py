@@ -373,10 +373,13 @@ def _average(
         del extra_args
         check_params(params)
         count = next_count(state.average_count)
+        # Outside the branch these are the new params, which are computed anyway; inside
+        # it, the old params and the updates would be copied for it at every update.
+        after = _params_after(params, updates)
 
         def take():
             t = next_count(state.average_samples)
-            return t, *absorb(t, _params_after(params, updates), *state[2:])
+            return t, *absorb(t, jax.tree.map(_sample, after), *state[2:])
 
         if each_update:
             return updates, kind(count, *take())
@@ -394,12 +397,16 @@ def _copies(params, state_dtype):
 
 
 def _params_after(params, updates):
-    """Params after the update, as `optax.apply_updates` rounds them."""
+    """Params after the update, in the words of `optax.apply_updates`."""
 
     def after(p, u):
-        return rounded(jnp.asarray(p + u), p.dtype) if is_averaged(p) else p
+        return jnp.asarray(p + u).astype(p.dtype) if is_averaged(p) else p
 
     return jax.tree.map(after, params, updates)
+
+
+def _sample(p):
+    return rounded(p, p.dtype) if is_averaged(p) else p
 
 
 def _lerp_params(weight, sample, average):

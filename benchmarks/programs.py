@@ -1,0 +1,97 @@
+"""Figures of compiled programs, for this machine or for TPUs that are not here."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import re
+from collections import Counter
+from typing import Any
+
+import jax
+
+# Generations of TPU, each with its smallest topology and one of 256 chips.
+TPUS = {
+    "v5e": {4: "v5e:2x2", 16: "v5e:4x4", 256: "v5e:16x16"},
+    "v6e": {4: "v6e:2x2", 16: "v6e:4x4", 256: "v6e:16x16"},
+    "v5p": {4: "v5p:2x2x1", 16: "v5p:2x2x4", 256: "v5p:8x8x4"},
+}
+COLLECTIVES = re.compile(
+    r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+
+
+@dataclasses.dataclass
+class Figures:
+    """What XLA says of a program, on one device."""
+
+    flops: float
+    bytes_accessed: float
+    argument_bytes: int
+    temporary_bytes: int
+    peak_bytes: int  # arguments, outputs that are not arguments, temporaries
+    collectives: Counter[str]
+
+
+def figures(compiled: Any) -> Figures:
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    arguments, temporaries = (
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+    )
+    fresh_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Figures(
+        flops=cost.get("flops", 0.0),
+        bytes_accessed=cost["bytes accessed"],
+        argument_bytes=arguments,
+        temporary_bytes=temporaries,
+        peak_bytes=arguments + fresh_outputs + temporaries,
+        collectives=Counter(COLLECTIVES.findall(compiled.as_text())),
+    )
+
+
+def tpu_devices(generation: str, chips: int) -> list[Any]:
+    """Devices to compile for; one chip is the first of the smallest topology."""
+    # Without a TPU, libtpu asks the network what machine it is on; this answers.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_WORKER_ID", "0")
+    from jax.experimental import topologies
+
+    name = TPUS[generation][max(chips, 4)]
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    return list(topology.devices)[:chips]
+
+
+def versions(*packages: str) -> str:
+    """One line for a table's caption: device, Python, and the packages in use."""
+    device = jax.devices()[0].device_kind
+    if device == "cpu":
+        device = f"CPU ({_cpu_name()}, {os.cpu_count()} cores)"
+    found = [f"Python {platform.python_version()}"]
+    for package in ("jax", "optax", *packages):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{package} not installed")
+    return f"{device}; {', '.join(found)}"
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    print("| " + " | ".join(header) + " |")
+    print("|" + "---|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            names = {
+                line.split(":")[1].strip() for line in lines if "model name" in line
+            }
+        return ", ".join(sorted(names)) or platform.machine()
+    except OSError:
+        return platform.machine()

@@ -79,9 +79,9 @@ def params_ema(
     rounds them; update number k, from 1, is one when k > start_step and k - start_step
     is a multiple of `every`. Before the first sample the average is the params.
 
-    The average is one copy of the params, in float32 or better. Where decay is above
-    0.9999 a step towards the params can be less than float32 resolves: a bfloat16
-    remainder then carries over what rounding leaves out.
+    The average is one copy of the params, in float32 or better. Params that stand still
+    it approaches to 2^-24 / (1 - decay) of their size, where its steps round away. Above
+    decay 0.9999 a bfloat16 remainder carries over what rounding leaves out.
 
     Args:
         decay: Weight of the past, in [0, 1). The horizon is 1 / (1 - decay) samples.

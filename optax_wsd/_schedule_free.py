@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ._checks import check_float, check_int, check_params
+from ._checks import check, check_float, check_int, check_params
 from ._tree import (
     average_dtype,
     check_state_dtype,
@@ -102,6 +102,8 @@ def schedule_free(
         Defazio et al., 2024, arXiv:2405.15682, algorithm 1; decoupling: Song et al.,
         2025, arXiv:2507.09846, section 5.
     """
+    is_transform = isinstance(direction, optax.GradientTransformation)
+    check(is_transform, "direction", direction, "an optax.GradientTransformation")
     _check_rate("learning_rate", learning_rate)
     if not callable(b1):
         check_float("b1", b1, at_least=0, below=1)

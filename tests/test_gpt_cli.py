@@ -53,7 +53,7 @@ def test_a_cooldown_prints_its_progress(trunk, tmp_path, capsys):
     assert line is not None
     for part in ("bpb ", "lr ", "cooldown", "tokens/s", "ETA 0:00"):
         assert part in line.group()
-    assert re.search(r"branch is done: step 12, val_loss \d\.\d+, bpb \d\.\d+", out)
+    assert re.search(r"branch is done: step 12, val_loss \d\.\d+  val_bpb \d\.\d+", out)
 
 
 def test_a_cooldown_goes_beside_its_trunk_by_default(trunk):

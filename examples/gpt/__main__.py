@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import tyro
@@ -14,7 +14,9 @@ import tyro
 from .compare import Compare
 from .config import Config, ShapeName, UserError
 from .data import load_text
-from .progress import bits, say
+from .merge import Merge
+from .plan import Plan, advised_length
+from .progress import say, say_done
 from .runs import branch_config, find_step, read_manifest
 from .sample import Sample
 from .signals import Interrupted, Signals
@@ -33,7 +35,7 @@ class Train:
 
     def __call__(self, signals: Signals) -> None:
         text = load_text(self.config.data)
-        _report(self.out, run_to_end(self.out, self.config, text, signals))
+        say_done(self.out, run_to_end(self.out, self.config, text, signals))
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Cooldown:
 
     # The trunk and the step to leave it at: RUN@STEP.
     from_: Annotated[str, tyro.conf.arg(name="from")]
-    # Length of the cooldown.
-    steps: int
+    # Length of the cooldown; auto asks the law of the trunk's loss.
+    steps: int | Literal["auto"]
     shape: ShapeName = "one_minus_sqrt"
     # Default: beside the trunk.
     out: Path | None = None
@@ -59,19 +61,29 @@ class Cooldown:
             raise UserError(f"--from needs RUN@STEP, got {self.from_}.")
         config = read_manifest(trunk)["config"]
         peak = config.optimizer.peak if self.peak is None else self.peak
-        config = branch_config(config, step, self.steps, shape=self.shape, peak=peak)
+        out = self.out or trunk.parent / f"{trunk.name}-{step}+{self.steps}"
+        steps = self._advised(trunk, step, out) if self.steps == "auto" else self.steps
+        config = branch_config(config, step, steps, shape=self.shape, peak=peak)
         if self.data is not None:
             config = replace(config, data=replace(config.data, data=self.data))
-        out = self.out or trunk.parent / f"{trunk.name}-{step}+{self.steps}"
         text = load_text(config.data)
-        _report(out, run_to_end(out, config, text, signals, (trunk, step)))
+        say_done(out, run_to_end(out, config, text, signals, (trunk, step)))
+
+    def _advised(self, trunk: Path, step: int, out: Path) -> int:
+        if (out / "run.json").exists():  # go on with the length advised before
+            return read_manifest(out)["config"].optimizer.cooldown_steps
+        steps = advised_length(trunk, step, self.shape)
+        say(f"The law of {trunk} advises {steps} steps.")
+        return steps
 
 
 Verb = Annotated[
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Cooldown, tyro.conf.subcommand("cooldown")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Sample, tyro.conf.subcommand("sample")],
+    | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Plan, tyro.conf.subcommand("plan")],
     tyro.conf.OmitSubcommandPrefixes,
     tyro.conf.OmitArgPrefixes,
 ]
@@ -116,14 +128,6 @@ def _keep_freed_memory() -> None:
             (arena_max, 1),
         ):
             mallopt(option, value)
-
-
-def _report(folder: Path, last: dict) -> None:
-    loss = last["val_loss"]
-    say(
-        f"{folder} is done: step {last['step']}, val_loss {loss:.4f}, "
-        f"bpb {bits(loss):.4f}"
-    )
 
 
 def _fail(sentence: str, code: int) -> int:

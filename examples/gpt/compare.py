@@ -15,9 +15,11 @@ from .config import (
     LoopConfig,
     ModelConfig,
     OptimizerConfig,
+    UserError,
     require,
 )
 from .data import Text, load_text
+from .plan import curve, fit_law
 from .progress import bits, read_evaluations, say
 from .report import draw, write_table
 from .runs import branch_config, versions
@@ -94,7 +96,7 @@ class Compare:
         if jax.process_index() == 0:
             report = self.report(planned, text)
             write_json(self.out / "report.json", report)
-            write_table(self.out / "report.md", report)
+            write_table(self.out / "report.md", report, self.predictions())
             draw(self.out, {run.name: run.schedule for run in planned})
         say(f"{self.out}/report.md, report.png and report.json are written.")
 
@@ -143,6 +145,22 @@ class Compare:
             "versions": versions(),
             "seconds": round(seconds, 1),
         }
+
+    def predictions(self) -> dict[int, float] | str:
+        """The end of each branch by a law fitted to the trunk and the first branch.
+
+        Or why there is no such law.
+        """
+        trunk, first = self.out / "trunk", self.out / f"wsd-{self.budgets[0]}"
+        try:
+            law = fit_law(trunk, [first])
+        except UserError as error:
+            return str(error)
+        ends = {}
+        for budget in self.budgets:
+            rates, steps, _ = curve(self.out / f"wsd-{budget}")
+            ends[budget] = float(law.predict(rates, steps[-1]))
+        return ends
 
     def _row(self, run: Planned, name: str, steps: int, loss: float) -> dict[str, Any]:
         return {

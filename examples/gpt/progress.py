@@ -21,6 +21,15 @@ def say(sentence: str) -> None:
         console.print(sentence, markup=False)
 
 
+def say_done(folder: Path, evaluation: Line) -> None:
+    """Prints how a run ended."""
+    say(f"{folder} is done: step {evaluation['step']}, {_losses(evaluation)}")
+
+
+def _losses(line: Line) -> str:
+    return "  ".join(f"{k} {v:.4f}" for k, v in line.items() if k.startswith("val_"))
+
+
 class Metrics:
     """One JSON object a line, flushed; on resume cut back to the checkpoint's step."""
 
@@ -102,8 +111,7 @@ class Printer:
 
     def evaluation(self, line: Line, seconds: float) -> None:
         """Prints an evaluation, whose time does not count against the speed."""
-        values = (f"{k} {v:.4f}" for k, v in line.items() if k.startswith("val_"))
-        say(f"{self._name}  step {line['step']}/{self._steps}  {'  '.join(values)}")
+        say(f"{self._name}  step {line['step']}/{self._steps}  {_losses(line)}")
         self._printed_at += seconds
 
     def close(self) -> None:

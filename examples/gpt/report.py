@@ -7,7 +7,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.lines import Line2D
+
+from optax_wsd.laws import Cooldowns
 
 from .progress import bits, read_metrics
 
@@ -25,7 +28,9 @@ LABELS = {
 }
 
 
-def write_table(path: Path, report: dict[str, Any]) -> None:
+def write_table(
+    path: Path, report: dict[str, Any], predictions: dict[int, float] | str
+) -> None:
     """Writes the report as Markdown: budgets side by side, then what was paid."""
     runs = report["runs"]
     lines = [
@@ -63,10 +68,32 @@ def write_table(path: Path, report: dict[str, Any]) -> None:
             for run in others
         ),
         "",
+        *_predicted(runs, predictions),
+        "",
         "![loss and learning rate against steps](report.png)",
         "",
     ]
     path.write_text("\n".join(lines))
+
+
+def _predicted(runs: list[dict[str, Any]], predictions: dict[int, float] | str):
+    """Rows of what a law foresaw, or the sentence that says why there is none."""
+    if isinstance(predictions, str):
+        return [predictions]
+    first = min(predictions)
+    return [
+        f"A law of the loss, fitted to the trunk and the branch of {first} steps:",
+        "",
+        "| budget (steps) | predicted | branch | error |",
+        "|---:|---:|---:|---:|",
+        *(
+            f"| {run['budget_steps']} | {predictions[run['budget_steps']]:.4f} "
+            f"| {run['val_loss']:.4f} "
+            f"| {predictions[run['budget_steps']] - run['val_loss']:+.4f} |"
+            for run in runs
+            if run["schedule"] == "wsd"
+        ),
+    ]
 
 
 def draw(folder: Path, schedules: dict[str, str]) -> None:
@@ -107,6 +134,36 @@ def draw(folder: Path, schedules: dict[str, str]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.savefig(folder / "report.png", dpi=120)
+    plt.close(figure)
+
+
+def draw_plan(trunk: Path, plan: Cooldowns) -> None:
+    """Draws a trunk's losses and what cooldowns from its end would reach."""
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    losses = _curve(read_metrics(trunk), "val_loss")
+    axes.plot(*losses, color=COLORS["stable"], lw=2, label=LABELS["stable"])
+    look = {"color": COLORS["wsd"], "lw": 2, "ls": "--", "marker": "o"}
+    axes.plot(
+        plan.total_steps, plan.losses, **look, label="predicted ends of cooldowns"
+    )
+    best = int(np.flatnonzero(plan.cooldown_steps == plan.best)[0])
+    advised = plan.total_steps[best], plan.losses[best]
+    axes.annotate(
+        f"advised: {plan.best} steps",
+        advised,
+        xytext=(0, 14),
+        textcoords="offset points",
+        ha="center",
+    )
+    late = [v for s, v in zip(*losses, strict=True) if s >= losses[0][-1] / 4]
+    low, high = min(plan.losses), max(late)
+    axes.set_ylim(low - 0.1 * (high - low), high)
+    axes.set_xlabel("step")
+    axes.set_ylabel("validation loss (nats per byte)")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    figure.savefig(trunk / "plan.png", dpi=120)
     plt.close(figure)
 
 

@@ -111,6 +111,20 @@ def name_parent(folder: Path, branch_point: tuple[Path, int]) -> Manifest:
     return {"run": os.path.relpath(trunk, folder), "step": step}
 
 
+def finished_branches(trunk: Path) -> list[Path]:
+    """The cooldowns of a trunk that lie beside it and have reached their end."""
+    found = []
+    for path in sorted(trunk.parent.glob("*/run.json")):
+        manifest, folder = read_manifest(path.parent), path.parent
+        parent, steps = manifest["parent"], manifest["config"].steps
+        if parent is None or "merged" in parent:
+            continue
+        is_branch = (folder / parent["run"]).resolve() == trunk.resolve()
+        if is_branch and steps in Checkpoints(folder / "checkpoints", None).steps():
+            found.append(folder)
+    return found
+
+
 def branch_config(trunk: Config, step: int, cooldown_steps: int, **changes) -> Config:
     """The config of a cooldown that leaves the trunk at a step."""
     require(cooldown_steps >= 1, f"--steps must be at least 1, got {cooldown_steps}.")
@@ -153,7 +167,10 @@ def _require_same(folder: Path, old: Manifest, config: Config, new: Manifest) ->
 
 
 def _origin(parent: Manifest | None) -> str:
-    return "none" if parent is None else f"{parent['run']}@{parent['step']}"
+    if parent is None:
+        return "none"
+    merged = f" ({parent['merged']})" if "merged" in parent else ""
+    return f"{parent['run']}@{parent['step']}{merged}"
 
 
 def _lock(folder: Path):

@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from .checkpoints import Checkpoints
 from .config import Config, UserError
 from .data import StepBatches, Text, batches_from, validation_batches
@@ -78,7 +80,7 @@ def train(run: Run, trainer: Trainer, text: Text, state: State, signals: Signals
     """The loop: one step is dispatched before the metrics of the last are read."""
     config = run.config
     step = int(state["step"])
-    validation = trainer.place(validation_batches(text, config.data), axis=1)
+    validation = place_validation(trainer, config, text)
     batches = batches_from(StepBatches(text.train, config.data, config.seed), step)
     with Recorder(run, step) as recorder:
         while step < config.steps:
@@ -96,6 +98,11 @@ def train(run: Run, trainer: Trainer, text: Text, state: State, signals: Signals
                 run.checkpoints.save(step, state)
             if stopping and not last:
                 raise Interrupted(signals, f"{run.name} is saved at step {step}.")
+
+
+def place_validation(trainer: Trainer, config: Config, text: Text) -> jax.Array:
+    """The batches of every evaluation, on the devices."""
+    return trainer.place(validation_batches(text, config.data), axis=1)
 
 
 def _is_due(step: int, *periods: int) -> bool:

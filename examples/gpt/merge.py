@@ -1,0 +1,113 @@
+"""Weights merged from a stable run's snapshots, as a run that can be evaluated."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import optax_wsd
+
+from .checkpoints import Checkpoints
+from .config import Config, ShapeName, UserError, require
+from .data import load_text
+from .optimizer import AVERAGE_WIDTHS
+from .progress import Metrics, bits, say_done
+from .runs import find_step, name_parent, open_checkpoints, open_run, read_manifest
+from .signals import Signals
+from .train import place_validation
+from .trainer import Trainer, make_trainer
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Merge snapshots of a run: a cooldown, or an average, without any training."""
+
+    # The run, or RUN@STEP to merge snapshots up to a step.
+    run: Annotated[str, tyro.conf.Positional]
+    # Number of newest snapshots, merged as a cooldown over them would.
+    last: int = 8
+    # Shape of that cooldown.
+    shape: ShapeName = "one_minus_sqrt"
+    # Rebuild instead the power average of this width, relative to the run.
+    ema: float | None = None
+    # Default: beside the run.
+    out: Path | None = None
+    distributed: bool = False
+
+    def __call__(self, signals: Signals) -> None:
+        folder, step = find_step(self.run)
+        config = read_manifest(folder)["config"]
+        text, trainer = load_text(config.data), make_trainer(config)
+        checkpoints = open_checkpoints(folder, config, text)
+        steps = _snapshots(checkpoints, config, step)
+        params = self._merge(checkpoints, trainer, steps)
+        state = checkpoints.restore(steps[-1], trainer.abstract)
+        state["params"] = params
+        out = self.out or folder.with_name(f"{folder.name}-{steps[-1]}-{self._name}")
+        merged = replace(config, steps=steps[-1])
+        parent = name_parent(out, (folder, steps[-1])) | {"merged": self._name}
+        with open_run(out, merged, text, parent) as run:
+            loss = float(
+                trainer.evaluate(params, place_validation(trainer, config, text))
+            )
+            metrics = Metrics(out, steps[-1] - 1, config.loop.tensorboard)
+            line = {"step": steps[-1], "val_loss": loss, "val_bpb": bits(loss)}
+            metrics.write(line)
+            metrics.close()
+            run.checkpoints.save(steps[-1], state)
+        say_done(out, line)
+
+    @property
+    def _name(self) -> str:
+        return (
+            f"last-{self.last}-{self.shape}" if self.ema is None else f"ema-{self.ema}"
+        )
+
+    def _merge(self, checkpoints: Checkpoints, trainer: Trainer, steps: list[int]):
+        try:
+            if self.ema is None:
+                return self._merge_last(checkpoints, trainer, steps)
+            return self._rebuild_average(checkpoints, trainer, steps, self.ema)
+        except ValueError as error:  # of optax_wsd, about a number given here
+            raise UserError(str(error)) from error
+
+    def _merge_last(self, checkpoints, trainer, steps):
+        require(
+            1 <= self.last <= len(steps),
+            f"--last must be from 1 to {len(steps)}, the number of snapshots, "
+            f"got {self.last}.",
+        )
+        steps = steps[-self.last :]
+        shape = getattr(optax_wsd.shapes, self.shape)
+        snapshots = (checkpoints.restore(s, trainer.abstract)["params"] for s in steps)
+        weights = optax_wsd.merge_weights(len(steps), shape)
+        return optax_wsd.merge_params(snapshots, weights)
+
+    def _rebuild_average(self, checkpoints, trainer, steps, width: float):
+        gammas = {n: optax_wsd.gamma_from_width(w) for n, w in AVERAGE_WIDTHS.items()}
+        stored = [(step, gamma) for step in steps for gamma in gammas.values()]
+        gamma = optax_wsd.gamma_from_width(width)
+        weights = optax_wsd.post_hoc_ema_weights(stored, gamma, steps[-1])
+
+        def averages() -> Iterator[Any]:
+            for step in steps:
+                state = checkpoints.restore(step, trainer.abstract)
+                for name in gammas:
+                    yield optax_wsd.eval_params(
+                        state["opt_state"], state["params"], which=name
+                    )
+
+        return optax_wsd.merge_params(averages(), weights)
+
+
+def _snapshots(checkpoints: Checkpoints, config: Config, last: int | None) -> list[int]:
+    """The steps of the equally spaced snapshots, up to a last one."""
+    every = config.loop.snapshot_every
+    steps = [step for step in checkpoints.steps() if step % every == 0]
+    steps = [step for step in steps if last is None or step <= last]
+    require(
+        bool(steps), f"{checkpoints.folder} has no snapshots (every {every} steps)."
+    )
+    return steps

@@ -25,6 +25,7 @@ from ._tree import (
     map_averaged,
     next_count,
     rounded,
+    zeros_as,
 )
 
 
@@ -79,9 +80,9 @@ def params_ema(
     rounds them; update number k, from 1, is one when k > start_step and k - start_step
     is a multiple of `every`. Before the first sample the average is the params.
 
-    The average is one copy of the params, in float32 or better. Params that stand still
-    it approaches to 2^-24 / (1 - decay) of their size, where its steps round away. Above
-    decay 0.9999 a bfloat16 remainder carries over what rounding leaves out.
+    The average is one copy of the params, in float32 or better. It approaches params
+    that stand still to 2^-24 / (1 - decay) of their size, where its steps round away;
+    above decay 0.9999 a bfloat16 remainder carries over what rounding leaves out.
 
     Args:
         decay: Weight of the past, in [0, 1). The horizon is 1 / (1 - decay) samples.
@@ -421,7 +422,7 @@ def _lerp_params(weight, sample, average):
 def _remainder_of(average):
     def zero(a):
         narrow = a.dtype == jnp.float32
-        return jnp.zeros_like(a, jnp.bfloat16) if narrow else optax.MaskedNode()
+        return zeros_as(a, jnp.bfloat16) if narrow else optax.MaskedNode()
 
     return jax.tree.map(zero, average)
 

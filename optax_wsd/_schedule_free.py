@@ -22,6 +22,7 @@ from ._tree import (
     map_averaged,
     next_count,
     rounded,
+    zeros_as,
 )
 
 
@@ -121,7 +122,7 @@ def schedule_free(
     def init_fn(params):
         def gap(p):
             follows = recoverable and leaf_dtype(p) == p.dtype
-            return optax.MaskedNode() if follows else jnp.zeros_like(p, leaf_dtype(p))
+            return optax.MaskedNode() if follows else zeros_as(p, leaf_dtype(p))
 
         return ScheduleFreeState(
             schedule_free_count=jnp.zeros([], jnp.int32),
@@ -411,7 +412,10 @@ def _scale_by_adam_v(b2, eps) -> optax.GradientTransformation:
     new, log_b2 = complement_and_log(b2)
 
     def init_fn(params):
-        v = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.finfo(p.dtype).dtype), params)
+        def zeros(p):
+            return zeros_as(p, jnp.finfo(p.dtype).dtype)
+
+        v = jax.tree.map(zeros, params)
         return ScaleByAdamVState(jnp.zeros([], jnp.int32), v)
 
     def update_fn(updates, state, params=None):

@@ -73,6 +73,13 @@ def copy_as(leaf, dtype):
     return jnp.array(leaf, dtype, copy=True)
 
 
+def zeros_as(leaf, dtype):
+    """Zeros with the sharding of a leaf, which a constant would not have under jit."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.update(dtype=dtype)
+    return jnp.minimum(jnp.abs(leaf), 0).astype(dtype)
+
+
 def rounded(leaf, dtype):
     """A leaf rounded to `dtype` and kept in float32 or better.
 

@@ -1,8 +1,10 @@
 """The example's commands: what they refuse, how they stop, what they report."""
 
+import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 from examples.gpt.__main__ import main
 from examples.gpt.checkpoints import Checkpoints
+from examples.gpt.config import to_json
 from examples.gpt.progress import read_metrics
+from examples.gpt.trainer import make_trainer
+from optax_wsd import laws
 from tests.gpt_tiny import assert_same, state_of, tiny_config, write_text
 
 TINY = (
@@ -223,3 +230,75 @@ def wait_for(process: subprocess.Popen, happened: Callable[[], Any]) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(process.communicate())
+
+
+def test_merged_weights_are_a_run_that_can_be_evaluated(trunk, text, capsys):
+    assert main(["merge", str(trunk), "--last", "3", "--shape", "linear"]) == 0
+    merged = trunk.parent / "trunk-12-last-3-linear"
+    config = tiny_config(text)
+    snapshots = [state_of(trunk, config, step)["params"] for step in (4, 8, 12)]
+    params = state_of(merged, config, 12)["params"]
+    jax.tree.map(
+        lambda new, *old: np.testing.assert_allclose(new, sum(old) / 3, atol=1e-6),
+        params,
+        *snapshots,
+    )
+    before = read_metrics(merged)
+    assert main(["merge", str(trunk), "--last", "3", "--shape", "linear"]) == 0
+    assert [m["val_loss"] for m in read_metrics(merged)] == [before[0]["val_loss"]]
+    assert main(["sample", str(merged), "--bytes", "5"]) == 0
+
+
+def test_a_rebuilt_average_is_that_of_the_optimizer(trunk, text):
+    config = tiny_config(text)
+    assert main(["merge", str(trunk), "--ema", "0.1"]) == 0
+    rebuilt = state_of(trunk.parent / "trunk-12-ema-0.1", config, 12)["params"]
+    state = state_of(trunk, config, 12)
+    average = make_trainer(config).weights(state)["val_loss_ema"]
+    close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+    jax.tree.map(close, rebuilt, average)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--last", "4"], "--last must be from 1 to 3, the number of snapshots, got 4"),
+        (["--ema", "0.5"], "relative_width must be a finite number"),
+    ],
+)
+def test_a_bad_merge_is_one_sentence_and_exit_code_2(trunk, capsys, options, sentence):
+    check_refused(["merge", str(trunk), *options], sentence, capsys)
+
+
+def test_a_plan_needs_a_branch_and_says_so(trunk, tmp_path, capsys):
+    alone = tmp_path / "trunk"
+    shutil.copytree(trunk, alone)
+    check_refused(["plan", str(alone)], "The law of .* cannot be fitted", capsys)
+
+
+def test_a_plan_advises_a_length_and_the_cooldown_takes_it(tmp_path, capsys):
+    trunk, branch = tmp_path / "trunk", tmp_path / "branch"
+    write_curve(trunk, None, np.full(1000, 0.01), range(50, 1001, 50))
+    falling = np.concatenate([np.full(800, 0.01), np.linspace(0.01, 0, 200)])
+    write_curve(branch, {"run": "../trunk", "step": 800}, falling, range(820, 1001, 20))
+    assert main(["plan", str(trunk), "--branches", str(branch)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"trunk after 1000 steps", out)
+    assert len(re.findall("<- advised", out)) == 1
+    assert (trunk / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def write_curve(folder, parent, rates, steps):
+    """The manifest and metrics of a run whose losses follow a law exactly."""
+    law = laws.LossLaw(2.0, 9.0, 0.5, 0.4, 0.16, 0.03, 0.4, 0.01, 0.0)
+    folder.mkdir()
+    config = to_json(tiny_config(folder, steps=len(rates)))
+    manifest = {"config": config, "parent": parent}
+    (folder / "run.json").write_text(json.dumps(manifest))
+    start = parent["step"] if parent else 0
+    lines = [{"step": i + 1, "lr": rates[i]} for i in range(start, len(rates))]
+    losses = law.predict(rates, np.array(steps))
+    pairs = zip(steps, losses, strict=True)
+    lines += [{"step": s, "val_loss": float(loss)} for s, loss in pairs]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text)

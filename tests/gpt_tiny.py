@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from examples.gpt.checkpoints import Checkpoints
 from examples.gpt.config import (
@@ -20,6 +21,14 @@ from examples.gpt.train import run_to_end
 from examples.gpt.trainer import make_trainer
 
 STEPS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compile():
+    """Half the time to compile, for programs that run a few steps."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def write_text(folder: Path) -> Path:

@@ -23,7 +23,13 @@ from examples.gpt.config import to_json
 from examples.gpt.progress import read_metrics
 from examples.gpt.trainer import make_trainer
 from optax_wsd import laws
-from tests.gpt_tiny import assert_same, state_of, tiny_config, write_text
+from tests.gpt_tiny import (
+    assert_same,
+    quick_compile,  # noqa: F401
+    state_of,
+    tiny_config,
+    write_text,
+)
 
 TINY = (
     "--width 16 --depth 1 --heads 1 --sequence-length 8 --batch-size 8 "

@@ -1,6 +1,7 @@
 """The example's model: causal, the same in both NNX modes, stable in low precision."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +11,19 @@ from flax import nnx
 
 from examples.gpt import model
 from examples.gpt.config import ModelConfig, UserError
+from tests.gpt_tiny import quick_compile  # noqa: F401
 
 CONFIG = ModelConfig(width=16, depth=2, heads=2)
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9))
 
 
 def logits_of(config, tokens=TOKENS, remat=False):
-    params = model.init_params(config, 0)
-    return model.logits(model.graph(config, remat), params, tokens)
+    params = init(config)
+    return jax.jit(partial(model.logits, model.graph(config, remat)))(params, tokens)
+
+
+def init(config):
+    return jax.jit(partial(model.init_params, config))(0)
 
 
 def test_a_byte_changes_no_logits_before_it():
@@ -29,8 +35,9 @@ def test_a_byte_changes_no_logits_before_it():
 
 
 def test_fresh_weights_know_nothing():
-    params = model.init_params(CONFIG, 0)
-    loss = model.next_byte_loss(model.graph(CONFIG), params, TOKENS)
+    loss = jax.jit(partial(model.next_byte_loss, model.graph(CONFIG)))(
+        init(CONFIG), TOKENS
+    )
     assert abs(loss - math.log(256)) < 0.7
 
 
@@ -44,17 +51,17 @@ def test_rotation_shows_only_distances():
 
 
 def test_remat_changes_nothing():
-    def loss(params, remat):
-        return model.next_byte_loss(model.graph(CONFIG, remat), params, TOKENS)
+    def grads(remat):
+        loss = partial(model.next_byte_loss, model.graph(CONFIG, remat))
+        return jax.jit(jax.grad(loss))(init(CONFIG), TOKENS)
 
-    params = model.init_params(CONFIG, 0)
-    plain, saved = (jax.grad(loss)(params, remat) for remat in (False, True))
+    plain, saved = grads(False), grads(True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, saved)
 
 
 def test_a_tied_head_is_the_embedding():
     tied = ModelConfig(width=16, depth=2, heads=2, tied=True)
-    missing = model.init_params(CONFIG, 0).keys() - model.init_params(tied, 0).keys()
+    missing = init(CONFIG).keys() - init(tied).keys()
     assert missing == {"head"}
     assert logits_of(tied).shape == (2, 9, 256)
 
@@ -73,7 +80,7 @@ def test_graph_and_tree_mode_give_the_same_logits():
 
 def test_bfloat16_is_for_compute_only():
     low = ModelConfig(width=16, depth=2, heads=2, compute_dtype="bfloat16")
-    leaves = jax.tree.leaves(model.init_params(low, 0))
+    leaves = jax.tree.leaves(init(low))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
     assert logits_of(low).dtype == jnp.float32
     np.testing.assert_allclose(logits_of(low), logits_of(CONFIG), atol=0.1)

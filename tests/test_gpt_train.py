@@ -21,6 +21,7 @@ from examples.gpt.trainer import make_trainer
 from tests.gpt_tiny import (
     STEPS,
     assert_same,
+    quick_compile,  # noqa: F401
     run,
     state_of,
     tiny_config,
@@ -142,7 +143,7 @@ def test_a_branch_equals_plain_adamw_with_the_whole_schedule(branch, text):
             mask=partial(jax.tree.map, lambda x: x.ndim > 1),
         ),
     )
-    params = model.init_params(config.model, config.seed)
+    params = jax.jit(partial(model.init_params, config.model))(config.seed)
     graph, opt_state = model.graph(config.model), tx.init(params)
     batches = StepBatches(load_text(config.data).train, config.data, config.seed)
 

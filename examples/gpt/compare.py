@@ -48,19 +48,19 @@ class Compare:
     # Folder of all runs and the report; the same command goes on where it stopped.
     out: Path = Path("runs/compare")
     # Steps; each is reached by a branch and by a cosine run.
-    budgets: tuple[int, ...] = (200, 300, 400)
+    budgets: tuple[int, ...] = (400, 600, 800)
     # Part of a budget that its branch spends cooling down.
     cooldown_share: float = 0.36
     # Peak rate of each cosine run; --peak is that of the trunk and its branches.
-    cosine_peaks: tuple[float, ...] = (8e-3, 8e-3, 8e-3)
+    cosine_peaks: tuple[float, ...] = (6e-3, 6e-3, 6e-3)
     # Peak rate of the schedule-free run, which has the largest budget.
     schedule_free_peak: float = 8e-3
     # Fixes the initial weights and every batch.
     seed: int = 0
     model: ModelConfig = ModelConfig(width=96, depth=3, heads=2)
-    data: DataConfig = DataConfig(validation_sequences=256)
-    optimizer: OptimizerConfig = OptimizerConfig(peak=6e-3)
-    loop: LoopConfig = LoopConfig(eval_every=32, save_every=64, snapshot_every=16)
+    data: DataConfig = DataConfig(batch_size=8, validation_sequences=256)
+    optimizer: OptimizerConfig = OptimizerConfig(peak=6e-3, warmup_steps=40)
+    loop: LoopConfig = LoopConfig(eval_every=64, save_every=64, snapshot_every=32)
     # One process of many: call jax.distributed.initialize first.
     distributed: bool = False
 

@@ -122,7 +122,9 @@ def test_every_option_is_its_definition(kind, arguments):
     [
         optax.scale_by_adam(),
         optax.scale_by_lion(),
-        optax.contrib.scale_by_muon(),
+        optax.contrib.scale_by_muon(
+            weight_dimension_numbers={"w": optax.contrib.MuonDimensionNumbers()}
+        ),
         optax.chain(optax.clip_by_global_norm(1.0), optax.trace(0.9)),
     ],
     ids=["adam", "lion", "muon", "clipped momentum"],

@@ -1,0 +1,1 @@
+"""The papers' claims, tested on a model that anyone can train."""

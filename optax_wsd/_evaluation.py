@@ -31,8 +31,8 @@ class _Candidate(NamedTuple):
 
 
 def eval_params(
-    opt_state: optax.OptState, params: optax.Params, *, which: str | None = None
-) -> optax.Params:
+    opt_state: optax.OptState, params: Any, *, which: str | None = None
+) -> Any:
     """The weights to evaluate: an average or schedule-free x, found in any state.
 
         state has       an average     schedule-free   nothing
@@ -80,8 +80,8 @@ def eval_params(
 
 
 def train_params(
-    opt_state: optax.OptState, params: optax.Params, *, which: str | None = None
-) -> optax.Params:
+    opt_state: optax.OptState, params: Any, *, which: str | None = None
+) -> Any:
     """The params to go on training with, from those that `eval_params` gave.
 
         y = b1 x + (1 - b1) z    for schedule-free; else the params as they are

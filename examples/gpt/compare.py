@@ -54,12 +54,12 @@ class Compare:
     # Peak rate of each cosine run; --peak is that of the trunk and its branches.
     cosine_peaks: tuple[float, ...] = (6e-3, 6e-3, 6e-3)
     # Peak rate of the schedule-free run, which has the largest budget.
-    schedule_free_peak: float = 8e-3
+    schedule_free_peak: float = 1e-2
     # Fixes the initial weights and every batch.
     seed: int = 0
     model: ModelConfig = ModelConfig(width=96, depth=3, heads=2)
     data: DataConfig = DataConfig(batch_size=8, validation_sequences=256)
-    optimizer: OptimizerConfig = OptimizerConfig(peak=6e-3, warmup_steps=40)
+    optimizer: OptimizerConfig = OptimizerConfig(peak=4e-3, warmup_steps=40)
     loop: LoopConfig = LoopConfig(eval_every=64, save_every=64, snapshot_every=32)
     # One process of many: call jax.distributed.initialize first.
     distributed: bool = False

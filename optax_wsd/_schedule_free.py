@@ -151,7 +151,7 @@ def schedule_free(
             **extra_args,
         )
         old_z, old_gap = state.schedule_free_z, state.schedule_free_gap
-        y_rate = lr * (new_share + (1 - new_share) * c)
+        y_rate = lr * new_share * (1 - c)
 
         def move_z(_, z, d):
             return (z - _like(lr, z) * d).astype(z.dtype)
@@ -163,19 +163,20 @@ def schedule_free(
             gap = gap + (old_z - z)
             return gap - _like(c, gap) * gap
 
-        def move_y(p, g, old_z, z, gap, d):
+        def move_y(p, g, z, gap, d):
             if not is_averaged(p):
                 return _no_update(p, g)
             y = p.astype(z.dtype)
             if _is_masked(gap):
-                move = _like(c, y) * (old_z - y) - _like(y_rate, y) * d
+                # From the new z: z and y can then be written in place, one by one.
+                move = _like(c, y) * (z - y) - _like(y_rate, y) * d
             else:
                 move = rounded(z + _like(1 - new_share, z) * gap, p.dtype) - y
             return move.astype(p.dtype)
 
         z = map_averaged(move_z, params, old_z, d)
         gap = jax.tree.map(move_gap, old_gap, old_z, z, is_leaf=_is_masked)
-        updates = jax.tree.map(move_y, params, updates, old_z, z, gap, d)
+        updates = jax.tree.map(move_y, params, updates, z, gap, d)
         return updates, ScheduleFreeState(
             schedule_free_count=next_count(k),
             schedule_free_b1=_at(b1, k),

@@ -319,7 +319,7 @@ def test_mask_says_what_is_decayed():
     )
     grads = jax.tree.map(jnp.zeros_like, start)
     updates, _ = tx.update(grads, tx.init(start), start)
-    np.testing.assert_allclose(updates["matrix"], -0.05)
+    np.testing.assert_allclose(updates["matrix"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["bias"], 0)
     assert updates["steps"].dtype == start["steps"].dtype
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ import pytest
 from examples.gpt.__main__ import main
 from examples.gpt.checkpoints import Checkpoints
 from examples.gpt.config import to_json
-from examples.gpt.progress import read_metrics
+from examples.gpt.progress import read_evaluations, read_metrics
 from examples.gpt.trainer import make_trainer
 from optax_wsd import laws
 from tests.gpt_tiny import (
@@ -219,11 +220,40 @@ def test_a_killed_run_goes_on_bit_for_bit(trunk, text, tmp_path):
     assert_same(state_of(out, config, 4), state_of(trunk, config, 4))
 
 
-def start(command: list[str]) -> subprocess.Popen:
+def test_two_processes_equal_one_and_stop_together(trunk, text, tmp_path):
+    out = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = ["train", "--out", str(out), "--distributed", *options(text, 10**6)]
+    processes = [
+        start(
+            [*command, "--devices", "0"],
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(i),
+            JAX_NUM_CPU_DEVICES="1",
+        )
+        for i in range(2)
+    ]
+    wait_for(processes[0], lambda: len(read_evaluations(out)) >= 3)
+    processes[1].terminate()
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], outputs
+    for one, two in zip(read_evaluations(trunk), read_evaluations(out), strict=False):
+        assert one["step"] == two["step"]
+        assert abs(one["val_loss"] - two["val_loss"]) < 1e-5
+    (step,) = map(int, re.findall(r"run is saved at step (\d+)\.", outputs[0][0]))
+    assert Checkpoints(out / "checkpoints", None).steps()[-1] == step
+    assert "run is saved" not in outputs[1][0]
+
+
+def start(command: list[str], **variables: str) -> subprocess.Popen:
     # As this process, so that both compute the same bits.
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        **variables,
     }
     return subprocess.Popen(
         [sys.executable, "-m", "examples.gpt", *command],

@@ -94,14 +94,15 @@ def main(arguments: list[str]) -> int:
     try:
         verb = tyro.cli(Verb, prog="python -m examples.gpt", args=arguments)
         if verb.distributed:
-            jax.distributed.initialize()
+            _join_processes()
         _keep_freed_memory()
         with Signals() as signals:
             verb(signals)
     except UserError as error:
         return _fail(f"error: {error}", 2)
     except OSError as error:
-        return _fail(f"error: {error.strerror}: {error.filename}", 2)
+        file = f": {error.filename}" if error.filename else ""
+        return _fail(f"error: {error.strerror or error}{file}", 2)
     except DivergedError as error:
         return _fail(f"stopped: {error}", 1)
     except Interrupted as error:
@@ -111,23 +112,28 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _join_processes() -> None:
+    """Joins the other processes, where JAX finds them itself or as variables say."""
+    variables = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    given = {k: int(os.environ[v]) for k, v in variables.items() if v in os.environ}
+    try:
+        jax.distributed.initialize(**given)
+    except ValueError as error:
+        raise UserError(f"--distributed finds no other processes: {error}") from error
+
+
 def _keep_freed_memory() -> None:
     """Lets a CPU's memory be used again, where glibc would give it back and fetch it.
 
     XLA frees its buffers after each step. Without this every step of the default model
     takes 27,000 page faults, a quarter of its processor time.
     """
-    mallopt = (
-        getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    )
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
     if mallopt is not None and jax.default_backend() == "cpu":
         mmap_max, trim_threshold, arena_max = -4, -1, -8  # of malloc.h
-        for option, value in (
-            (mmap_max, 0),
-            (trim_threshold, 2**31 - 1),
-            (arena_max, 1),
-        ):
-            mallopt(option, value)
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(arena_max, 1)
 
 
 def _fail(sentence: str, code: int) -> int:

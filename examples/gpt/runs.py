@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from .checkpoints import Checkpoints, write_json
 from .config import Config, UserError, differences, flatten, from_json, require, to_json
@@ -30,7 +31,6 @@ class Run:
     folder: Path
     config: Config
     checkpoints: Checkpoints
-    manifest: Manifest
     _lock: Any = None
 
     @property
@@ -62,7 +62,15 @@ def open_run(folder: Path, config: Config, text: Text, parent: Manifest | None) 
         "parent": parent,
         "versions": versions(),
     }
-    path = folder / "run.json"
+    lock = _make_folder(folder, config, manifest) if jax.process_index() == 0 else None
+    if jax.process_count() > 1:  # no process looks before the first has made it
+        multihost_utils.sync_global_devices(str(folder))
+    return Run(folder, config, open_checkpoints(folder, config, text), lock)
+
+
+def _make_folder(folder: Path, config: Config, manifest: Manifest):
+    """Checks or makes a run's folder, and returns its lock."""
+    path, parent = folder / "run.json", manifest["parent"]
     if path.exists():
         old = read_manifest(folder)
         _require_same(folder, old, config, manifest)
@@ -70,12 +78,10 @@ def open_run(folder: Path, config: Config, text: Text, parent: Manifest | None) 
     else:
         foreign = folder.is_dir() and {p.name for p in folder.iterdir()} - {"lock"}
         require(not foreign, f"{folder} holds other files than those of a run.")
-    lock = None
-    if jax.process_index() == 0:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
-        write_json(path, manifest)
-    return Run(folder, config, open_checkpoints(folder, config, text), manifest, lock)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
+    write_json(path, manifest)
+    return lock
 
 
 def open_checkpoints(folder: Path, config: Config, text: Text) -> Checkpoints:

@@ -25,7 +25,9 @@ class Signals:
         self._before = {}
 
     def __enter__(self) -> "Signals":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # With several processes JAX itself watches for SIGTERM, and tells them all.
+        watched = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
+        for number in watched:
             self._before[number] = signal.signal(number, self._remember)
         return self
 

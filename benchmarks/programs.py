@@ -80,10 +80,14 @@ def versions(*packages: str) -> str:
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
-    print("| " + " | ".join(header) + " |")
+    print_row(header)
     print("|" + "---|" * len(header))
     for row in rows:
-        print("| " + " | ".join(row) + " |", flush=True)
+        print_row(row)
+
+
+def print_row(row: list[str]) -> None:
+    print("| " + " | ".join(row) + " |", flush=True)
 
 
 def _cpu_name() -> str:

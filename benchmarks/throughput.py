@@ -1,0 +1,227 @@
+"""The GPT example's training step beside GPT-2 in PyTorch, of equal shape.
+
+    pip install torch transformers schedulefree
+    python -m benchmarks.throughput
+
+Both train on the same batch with AdamW in float32 on this machine's CPU, or on its GPU
+in bfloat16: the example's model, jitted, and `transformers.GPT2LMHeadModel` with the
+same width, depth, heads, length and vocabulary, no dropout, and about as many numbers
+in its matrices. Rounds are interleaved; speeds are medians of ratios within a round.
+The peak is that of a large matrix product, the better of both libraries.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import optax_wsd
+from examples.gpt import model
+from examples.gpt.config import ModelConfig
+
+from .programs import print_table, versions
+
+RATE = 1e-3
+OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "adamw": lambda: optax.adamw(RATE),
+    "adamw, params_ema": lambda: optax.chain(
+        optax.adamw(RATE), optax_wsd.params_ema(0.999)
+    ),
+    "adamw, params_ema every 10": lambda: optax.chain(
+        optax.adamw(RATE), optax_wsd.params_ema(0.99, every=10)
+    ),
+    "schedule_free_adamw": lambda: optax_wsd.schedule_free_adamw(
+        RATE, warmup_steps=100
+    ),
+}
+MATMUL_SIZE = 1024
+
+
+class Example:
+    """The example's step with one optimizer."""
+
+    def __init__(self, config: ModelConfig, tx, tokens_BxM: np.ndarray):
+        graphdef = model.graph(config)
+
+        def step(params, state, tokens_BxM):
+            loss, grads = jax.value_and_grad(
+                lambda params: model.next_byte_loss(graphdef, params, tokens_BxM)
+            )(params)
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state, loss
+
+        self.params = model.init_params(config, 0)
+        self.state, self.tokens = tx.init(self.params), jnp.asarray(tokens_BxM)
+        start = time.perf_counter()
+        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(
+            self.params, self.state, self.tokens
+        )
+        self.step = lowered.compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.params, self.state, loss = self.step(
+                self.params, self.state, self.tokens
+            )
+        jax.block_until_ready((self.params, loss))
+
+
+class Peer:
+    """The same step of GPT-2 in PyTorch."""
+
+    compile_seconds = 0.0
+
+    def __init__(self, config: ModelConfig, tokens_BxM: np.ndarray):
+        import torch
+        import transformers
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(
+                vocab_size=model.VOCABULARY,
+                n_positions=tokens_BxM.shape[1] - 1,
+                n_embd=config.width,
+                n_layer=config.depth,
+                n_head=config.heads,
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                bos_token_id=0,
+                eos_token_id=0,
+                use_cache=False,
+                tie_word_embeddings=config.tied,
+            )
+        ).to(device)
+        self.model.train()
+        tokens = torch.tensor(tokens_BxM, dtype=torch.long, device=device)
+        self.inputs, self.targets = tokens[:, :-1], tokens[:, 1:]
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE)
+        self.autocast = torch.autocast(device, torch.bfloat16, device == "cuda")
+        self.cross_entropy = torch.nn.functional.cross_entropy
+
+    def run(self, steps: int) -> None:
+        loss = None
+        for _ in range(steps):
+            with self.autocast:
+                logits = self.model(self.inputs).logits
+                loss = self.cross_entropy(
+                    logits.flatten(0, 1).float(), self.targets.flatten()
+                )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        float(loss.detach())
+
+
+class Matmul:
+    """A product of square matrices, for the peak."""
+
+    def __init__(self, dtype):
+        self.a = jnp.full((MATMUL_SIZE, MATMUL_SIZE), 0.01, dtype)
+        self.product = jax.jit(jnp.matmul)
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            jax.block_until_ready(self.product(self.a, self.a))
+
+
+class TorchMatmul:
+    def __init__(self):
+        import torch
+
+        self.a = torch.full((MATMUL_SIZE, MATMUL_SIZE), 0.01)
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.a @ self.a
+
+
+def step_flops(config: ModelConfig, params, batch: int, length: int) -> float:
+    """6 for each number in a matrix and token, and 12 for each pair in attention."""
+    matrices = sum(x.size for x in jax.tree.leaves(params) if x.ndim > 1)
+    matrices -= 0 if config.tied else model.VOCABULARY * config.width  # embedding
+    attention = 12 * config.depth * config.width * length
+    return batch * length * (6.0 * matrices + attention)
+
+
+def main(
+    width: int = 128,
+    depth: int = 3,
+    heads: int = 2,
+    batch: int = 16,
+    length: int = 128,
+    rounds: int = 10,
+    steps: int = 5,
+) -> None:
+    """Prints the table.
+
+    Args:
+        width: Width of the model.
+        depth: Its blocks.
+        heads: Heads in each.
+        batch: Sequences in a step.
+        length: Bytes in a sequence.
+        rounds: Interleaved rounds.
+        steps: Steps of each in a round.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    config = ModelConfig(width=width, depth=depth, heads=heads)
+    tokens = np.random.default_rng(0).integers(
+        0, model.VOCABULARY, (batch, length + 1), dtype=np.int32
+    )
+    timed: dict[str, Any] = {
+        f"example, {name}": Example(config, make(), tokens)
+        for name, make in OPTIMIZERS.items()
+    }
+    matmuls: dict[str, Any] = {"jax": Matmul(jnp.float32 if on_cpu else jnp.bfloat16)}
+    base = "example, adamw"
+    try:
+        timed["GPT-2 in PyTorch, adamw"] = Peer(config, tokens)
+        base = "GPT-2 in PyTorch, adamw"
+        if on_cpu:
+            matmuls["torch"] = TorchMatmul()
+    except ImportError:
+        print("PyTorch and transformers are not installed: no peer.")
+    seconds: dict[str, list[float]] = {name: [] for name in timed | matmuls}
+    for round_ in range(rounds + 1):
+        for name, case in (timed | matmuls).items():
+            start = time.perf_counter()
+            case.run(steps)
+            if round_ > 0:
+                seconds[name].append((time.perf_counter() - start) / steps)
+
+    peak = 2 * MATMUL_SIZE**3 / min(statistics.median(seconds[n]) for n in matmuls)
+    flops = step_flops(config, timed["example, adamw"].params, batch, length)
+    rows = []
+    for name, case in timed.items():
+        pairs = zip(seconds[base], seconds[name], strict=True)
+        ratio = statistics.median(a / b for a, b in pairs)
+        middle = statistics.median(seconds[name])
+        rows.append(
+            [
+                name,
+                f"{ratio:.2f}",
+                f"{batch * length / middle:,.0f}",
+                f"{1e3 * middle:.1f}",
+                f"{flops / middle / peak:.0%}",
+                f"{case.compile_seconds:.1f}" if case.compile_seconds else "",
+            ]
+        )
+    print(versions("flax", "torch", "transformers"))
+    print(
+        f"\nwidth {width}, depth {depth}, heads {heads}, {batch} x {length} bytes; "
+        f"peak {peak / 1e9:,.0f} Gflop/s\n"
+    )
+    header = "step,speed,tokens/s,ms,of peak,compile s"
+    print_table(header.split(","), rows)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

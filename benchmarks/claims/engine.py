@@ -28,7 +28,7 @@ import numpy as np
 import optax
 
 import optax_wsd
-from examples.gpt.config import DataConfig, ModelConfig, to_json
+from examples.gpt.config import DataConfig, ModelConfig, from_json, to_json
 from examples.gpt.data import StepBatches, Text, load_text, validation_batches
 from examples.gpt.model import graph, init_params, next_byte_loss
 
@@ -68,7 +68,7 @@ class Run:
 
     @functools.cached_property
     def key(self) -> str:
-        return json.dumps(self.config, sort_keys=True)
+        return _key(self.config)
 
     @functools.cached_property
     def rates(self) -> np.ndarray:
@@ -120,7 +120,7 @@ class Lab:
         if results.exists():
             for line in results.read_text().splitlines():
                 entry = json.loads(line)
-                self.entries[json.dumps(entry["config"], sort_keys=True)] = entry
+                self.entries[_key(entry["config"])] = entry
 
     def losses(self, runs: Sequence[Run]) -> list[float]:
         """The validation loss of each run, in nats per byte."""
@@ -383,6 +383,13 @@ def _new_steps(group: Sequence[Run], chunk: int) -> int:
     """The steps of a group of runs, each shared step counted once."""
     ends = {run.prefix(i) for run in group for i in range(chunk, run.steps + 1, chunk)}
     return chunk * len(ends)
+
+
+def _key(config: dict[str, Any]) -> str:
+    """A run's fields as text; those that its model had no name for yet by default."""
+    model = to_json(from_json(ModelConfig, config["model"]))
+    data = to_json(from_json(DataConfig, config["data"]))
+    return json.dumps(config | {"model": model, "data": data}, sort_keys=True)
 
 
 def _describe(run: Run) -> str:

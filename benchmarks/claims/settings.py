@@ -18,8 +18,10 @@ class Scale:
     # Steps in one compiled call: every branch point is a multiple of it.
     chunk: int
     warmup_steps: int
-    # The grid on which every method's peak is tuned.
+    # The grids on which peaks are tuned: of a constant rate and short cooldowns, and of
+    # schedules that fall for longer, whose best peak is higher.
     peaks: tuple[float, ...]
+    falling_peaks: tuple[float, ...]
     # Peaks that the grid chose, for the claims that do not tune again: of WSD, of a
     # constant run, of cosine.
     peak: float
@@ -47,9 +49,10 @@ CPU = Scale(
     chunk=30,
     warmup_steps=60,
     peaks=(2e-3, 4e-3, 8e-3, 1.6e-2),
+    falling_peaks=(8e-3, 1.6e-2, 3.2e-2),
     peak=8e-3,
     stable_peak=4e-3,
-    cosine_peak=8e-3,
+    cosine_peak=1.6e-2,
     schedule_free_peaks=(8e-3, 1.6e-2),
     schedule_free_peak=8e-3,
     widths=(16, 32, 48),
@@ -64,10 +67,11 @@ GPU = Scale(
     steps=4000,
     chunk=100,
     warmup_steps=200,
-    peaks=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+    peaks=(5e-4, 1e-3, 2e-3, 4e-3),
+    falling_peaks=(1e-3, 2e-3, 4e-3, 8e-3),
     peak=2e-3,
     stable_peak=1e-3,
-    cosine_peak=2e-3,
+    cosine_peak=4e-3,
     schedule_free_peaks=(4e-3, 8e-3),
     schedule_free_peak=4e-3,
     widths=(96, 192, 384),

@@ -1,6 +1,7 @@
 """The example's commands: what they refuse, how they stop, what they report."""
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from examples.gpt.__main__ import main
 from examples.gpt.checkpoints import Checkpoints
 from examples.gpt.config import to_json
 from examples.gpt.progress import read_evaluations, read_metrics
+from examples.gpt.signals import Signals
 from examples.gpt.trainer import make_trainer
 from optax_wsd import laws
 from tests.gpt_tiny import (
@@ -156,12 +158,20 @@ def test_samples_are_text_from_raw_and_averaged_weights(trunk, capsys):
     check_refused(["sample", f"{trunk}@5"], "no checkpoint of step 5", capsys)
 
 
-def test_compare_reports_all_runs_and_is_done_the_second_time(text, tmp_path, capsys):
-    out = tmp_path / "compare"
+def compare_command(out: Path, text: Path) -> list[str]:
     command = ["compare", "--out", str(out), "--budgets", "8", "12", "16"]
-    command += [*TINY, "--data", str(text), "--cooldown-share", "0.5"]
-    assert main(command) == 0
-    report = json.loads((out / "report.json").read_text())
+    return [*command, *TINY, "--data", str(text), "--cooldown-share", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, text):
+    out = tmp_path_factory.mktemp("runs") / "compare"
+    assert main(compare_command(out, text)) == 0
+    return out
+
+
+def test_compare_reports_all_runs(compared):
+    report = json.loads((compared / "report.json").read_text())
     assert set(report) == {
         *("runs", "steps_paid", "compute_ratio", "data", "model", "seed"),
         *("versions", "seconds"),
@@ -174,16 +184,47 @@ def test_compare_reports_all_runs_and_is_done_the_second_time(text, tmp_path, ca
     assert wsd == cosine == [8, 12, 16]
     assert report["steps_paid"] == {"branched": 8 + 4 + 8 + 8, "cosine": 36}
     assert report["compute_ratio"] == 28 / 36
-    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert "| 16 | " in (out / "report.md").read_text()
+    assert (compared / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "| 16 | " in (compared / "report.md").read_text()
 
-    before = {p: p.read_bytes() for p in out.rglob("metrics.jsonl")}
-    text_before = (out / "report.json").read_text()
+
+def test_compare_finds_its_work_done(compared, text, capsys):
+    metrics = {p: p.read_bytes() for p in compared.rglob("metrics.jsonl")}
+    report = (compared / "report.json").read_text()
     capsys.readouterr()
-    assert main(command) == 0
-    assert (out / "report.json").read_text() == text_before
-    assert {p: p.read_bytes() for p in out.rglob("metrics.jsonl")} == before
+    assert main(compare_command(compared, text)) == 0
+    assert (compared / "report.json").read_text() == report
+    assert {p: p.read_bytes() for p in compared.rglob("metrics.jsonl")} == metrics
     assert "loss" not in capsys.readouterr().out
+
+
+def test_compare_stopped_again_and_again_gives_the_same_report(
+    compared, text, tmp_path, monkeypatch
+):
+    calls = itertools.count(1)
+    monkeypatch.setattr(Signals, "stop_at", lambda self, step: next(calls) % 7 == 0)
+    codes = []
+    while not codes or codes[-1] == 143:
+        codes.append(main(compare_command(tmp_path / "compare", text)))
+    assert len(codes) > 5 and codes[-1] == 0
+    reports = [
+        json.loads((folder / "report.json").read_text())
+        for folder in (compared, tmp_path / "compare")
+    ]
+    for report in reports:
+        del report["seconds"]
+        for run in report["runs"]:
+            run["dir"] = Path(run["dir"]).name
+    assert reports[0] == reports[1]
+
+
+def test_a_second_signal_leaves_at_once(monkeypatch):
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.stop_at(1)
+        with pytest.raises(SystemExit, match="130"):
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(

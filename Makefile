@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check
+.PHONY: demo test check docs
 
 demo: $(VENV)/examples.installed
 	$(BIN)/python -m examples.gpt compare
@@ -15,6 +15,10 @@ check: $(VENV)/dev.installed
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes optax_wsd --ignoreexternal
+
+docs: $(VENV)/docs.installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build
 
 $(VENV)/%.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'

@@ -28,6 +28,8 @@ from ._schedules import (
     wsds_schedule,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "adopt_state",
     "cooldown_scale",

@@ -48,7 +48,7 @@ def schedule_free(
     decoupling: jax.typing.ArrayLike | None = None,
     state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Schedule-free training with any direction: the params are y, `eval_params` is x.
+    """Schedule-free training with any direction: params are y, `eval_params` is x.
 
         weight   w = (k + 1)^r max(lr up to k)^weight_lr_power,   c = w / (sum of w)
         update   y' = y + c (z - y) - lr (1 - b1 (1 - c)) d       z' = z - lr d

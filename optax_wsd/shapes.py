@@ -19,18 +19,33 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ._checks import check_callable, check_float
 
+__all__ = [
+    "Shape",
+    "cosine",
+    "exponential",
+    "linear",
+    "lowered_linear",
+    "mirror_cosine",
+    "one_minus_sqrt",
+    "one_minus_square",
+    "power",
+]
+
 Shape = Callable[[Any], Any]
+"""A function from progress to a multiplier, of floats and arrays alike."""
 
 
-def linear(p):
+def linear(p: Any) -> Any:
     """1 - p.
 
-    >>> [linear(p) for p in (0.0, 0.25, 1.0)]
-    [1.0, 0.75, 0.0]
+    Example:
+        >>> [linear(p) for p in (0.0, 0.25, 1.0)]
+        [1.0, 0.75, 0.0]
 
     References:
         Hägele et al., 2024, arXiv:2405.18392, section 3; as a whole schedule (linear
@@ -39,11 +54,12 @@ def linear(p):
     return 1 - p
 
 
-def one_minus_sqrt(p):
+def one_minus_sqrt(p: Any) -> Any:
     """1 - sqrt(p): falls fast, then slowly; the default of this package.
 
-    >>> [round(float(one_minus_sqrt(p)), 4) for p in (0.0, 0.25, 0.5, 1.0)]
-    [1.0, 0.5, 0.2929, 0.0]
+    Example:
+        >>> [round(float(one_minus_sqrt(p)), 4) for p in (0.0, 0.25, 0.5, 1.0)]
+        [1.0, 0.5, 0.2929, 0.0]
 
     References:
         Hägele et al., 2024, arXiv:2405.18392, section 3 ("1-sqrt").
@@ -51,11 +67,12 @@ def one_minus_sqrt(p):
     return 1 - jnp.sqrt(p)
 
 
-def one_minus_square(p):
+def one_minus_square(p: Any) -> Any:
     """1 - p^2: stays high, then falls fast.
 
-    >>> [one_minus_square(p) for p in (0.0, 0.5, 1.0)]
-    [1.0, 0.75, 0.0]
+    Example:
+        >>> [one_minus_square(p) for p in (0.0, 0.5, 1.0)]
+        [1.0, 0.75, 0.0]
 
     References:
         Hägele et al., 2024, arXiv:2405.18392, appendix.
@@ -63,11 +80,12 @@ def one_minus_square(p):
     return 1 - p * p
 
 
-def cosine(p):
+def cosine(p: Any) -> Any:
     """(1 + cos(pi p)) / 2.
 
-    >>> [round(float(cosine(p)), 4) for p in (0.0, 0.25, 0.5, 1.0)]
-    [1.0, 0.8536, 0.5, 0.0]
+    Example:
+        >>> [round(float(cosine(p)), 4) for p in (0.0, 0.25, 0.5, 1.0)]
+        [1.0, 0.8536, 0.5, 0.0]
 
     References:
         Loshchilov and Hutter, 2017, arXiv:1608.03983, equation 5.
@@ -75,11 +93,12 @@ def cosine(p):
     return (1 + jnp.cos(math.pi * p)) / 2
 
 
-def mirror_cosine(p):
+def mirror_cosine(p: Any) -> Any:
     """2 (1 - p) - cosine(p): the cosine mirrored at the straight line.
 
-    >>> [round(float(mirror_cosine(p)), 4) for p in (0.0, 0.25, 0.5, 1.0)]
-    [1.0, 0.6464, 0.5, 0.0]
+    Example:
+        >>> [round(float(mirror_cosine(p)), 4) for p in (0.0, 0.25, 0.5, 1.0)]
+        [1.0, 0.6464, 0.5, 0.0]
 
     References:
         Hägele et al., 2024, arXiv:2405.18392, appendix.
@@ -87,17 +106,21 @@ def mirror_cosine(p):
     return 2 * (1 - p) - cosine(p)
 
 
-def power(exponent) -> Shape:
+def power(exponent: jax.typing.ArrayLike) -> Shape:
     """(1 - p)^exponent.
 
     Args:
         exponent: Greater than 0; 1 is `linear`.
 
+    Returns:
+        A shape.
+
     Raises:
         ValueError: exponent is not a number > 0.
 
-    >>> power(2.0)(0.5)
-    0.25
+    Example:
+        >>> power(2.0)(0.5)
+        0.25
 
     References:
         Luo et al., 2025, arXiv:2503.12811 (their optimised schedules follow exponents
@@ -111,17 +134,21 @@ def power(exponent) -> Shape:
     return _exact_near_end(shape, lambda q: q**exponent)
 
 
-def lowered_linear(level=0.7) -> Shape:
+def lowered_linear(level: jax.typing.ArrayLike = 0.7) -> Shape:
     """level (1 - p): drops to level at once, then falls on a line.
 
     Args:
         level: Multiplier at the start of the cooldown, in (0, 1].
 
+    Returns:
+        A shape.
+
     Raises:
         ValueError: level is not a number in (0, 1].
 
-    >>> [round(lowered_linear(0.7)(p), 4) for p in (0.0, 0.5, 1.0)]
-    [0.7, 0.35, 0.0]
+    Example:
+        >>> [round(lowered_linear(0.7)(p), 4) for p in (0.0, 0.5, 1.0)]
+        [0.7, 0.35, 0.0]
 
     References:
         Dremov et al., 2025, arXiv:2508.01483, section 4.
@@ -134,19 +161,23 @@ def lowered_linear(level=0.7) -> Shape:
     return _exact_near_end(shape, lambda q: level * q)
 
 
-def exponential(ratio) -> Shape:
-    """(ratio^p - ratio) / (1 - ratio): geometric fall by `ratio`, shifted to end at 0.
+def exponential(ratio: jax.typing.ArrayLike) -> Shape:
+    """(ratio^p - ratio) / (1 - ratio): geometric fall by `ratio`, shifted to 0.
 
     With `end_value = ratio * peak_value` a schedule is exactly peak_value * ratio^p.
 
     Args:
         ratio: Last over first value of the geometric fall, in (0, 1).
 
+    Returns:
+        A shape.
+
     Raises:
         ValueError: ratio is not a number in (0, 1).
 
-    >>> [round(float(exponential(0.01)(p)), 4) for p in (0.0, 0.5, 1.0)]
-    [1.0, 0.0909, 0.0]
+    Example:
+        >>> [round(float(exponential(0.01)(p)), 4) for p in (0.0, 0.5, 1.0)]
+        [1.0, 0.0909, 0.0]
 
     References:
         Hu et al. (MiniCPM), 2024, arXiv:2404.06395, section 4.
@@ -178,7 +209,7 @@ _exact_near_end(cosine, _half_versine)
 _exact_near_end(mirror_cosine, lambda q: 2 * q - _half_versine(q))
 
 
-def multiplier(shape: Shape, elapsed, steps):
+def multiplier(shape: Shape, elapsed: Any, steps: Any) -> jax.Array:
     """The shape's value `elapsed` of `steps` steps into the cooldown; 1 before it.
 
         elapsed   < 0   0          steps   > steps

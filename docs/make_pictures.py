@@ -1,0 +1,215 @@
+"""The pictures of the guide, computed with the package itself.
+
+    python -m docs.make_pictures
+
+Drawn to be read at the width of a phone, on a light and on a dark page.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import optax
+
+import optax_wsd
+from optax_wsd import shapes
+
+matplotlib.use("svg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+
+FOLDER = Path(__file__).parent / "pictures"
+GRAY = "#808890"
+PHASES = {"warmup": "#e08a1e", "stable": "#3b8ede", "cooldown": "#22a06b"}
+STYLE = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "text.color": GRAY,
+    "axes.labelcolor": GRAY,
+    "axes.edgecolor": GRAY,
+    "xtick.color": GRAY,
+    "ytick.color": GRAY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "font.size": 9.5,
+    "lines.linewidth": 2,
+    "svg.hashsalt": "optax-wsd",
+}
+
+SHAPES = {
+    "linear": shapes.linear,
+    "one_minus_sqrt": shapes.one_minus_sqrt,
+    "one_minus_square": shapes.one_minus_square,
+    "cosine": shapes.cosine,
+    "mirror_cosine": shapes.mirror_cosine,
+    "power(1.7)": shapes.power(1.7),
+    "lowered_linear(0.7)": shapes.lowered_linear(0.7),
+    "exponential(0.01)": shapes.exponential(0.01),
+}
+
+TOTAL = 1000
+WSD = optax_wsd.wsd_schedule(1.0, TOTAL, warmup_steps=80, cooldown_steps=250)
+POWER = optax_wsd.inverse_power_schedule(1.0, warmup_steps=80)
+INFINITE = optax_wsd.infinite_schedule(
+    1.0, 0.4, warmup_steps=80, transition_steps=300, shape=shapes.cosine
+)
+WSD_S = optax_wsd.wsds_schedule(
+    1.0, (400, 700, TOTAL), warmup_steps=80, cooldown_steps=100
+)
+SCHEDULES = {
+    "wsd_schedule": WSD,
+    "wsds_schedule": WSD_S,
+    "multistep_schedule": optax_wsd.multistep_schedule(
+        1.0, (800, 900), warmup_steps=80
+    ),
+    "infinite_schedule": INFINITE,
+    "inverse_power_schedule": POWER,
+    "cooldown_schedule of it": optax_wsd.cooldown_schedule(POWER, 750, 250),
+}
+
+
+def draw_shapes():
+    figure, grid = plt.subplots(4, 2, figsize=(4.8, 7), sharex=True, sharey=True)
+    p = jnp.linspace(0, 1, 201)
+    for axes, (name, shape) in zip(grid.flat, SHAPES.items(), strict=True):
+        axes.plot(p, 1 - p, color=GRAY, lw=1, ls=":")
+        axes.plot(p, shape(p), color=PHASES["cooldown"])
+        axes.set_title(name)
+        axes.set_xticks([0, 0.5, 1])
+        axes.set_yticks([0, 0.5, 1])
+    for axes in grid[-1]:
+        axes.set_xlabel("part of the cooldown done")
+    save(figure, "shapes")
+
+
+def draw_schedules():
+    figure, grid = plt.subplots(3, 2, figsize=(4.8, 5.4), sharex=True, sharey=True)
+    steps = np.arange(TOTAL + 1)
+    for axes, (name, schedule) in zip(grid.flat, SCHEDULES.items(), strict=True):
+        axes.plot(steps, schedule(steps), color=PHASES["stable"])
+        axes.set_title(name)
+        axes.set_xticks([0, 500, 1000])
+        axes.set_yticks([0, 0.5, 1])
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    save(figure, "schedules")
+
+
+def draw_phases():
+    ended = optax_wsd.cooldown_schedule(INFINITE, 850, 150)
+    warmup = [(0, 80)]
+    rows = {
+        "WSD: one stable phase, then one cooldown": (
+            WSD,
+            (warmup, [(80, 750)], [(750, 1000)]),
+        ),
+        "WSD-S: a cooldown for each budget, then back up": (
+            WSD_S,
+            (
+                warmup,
+                [(80, 300), (400, 600), (700, 900)],
+                [(300, 399), (600, 699), (900, 1000)],
+            ),
+        ),
+        "infinite: falls to a constant; cooled down when asked": (
+            ended,
+            (warmup, [(80, 850)], [(850, 1000)]),
+        ),
+    }
+    figure, grid = plt.subplots(3, 1, figsize=(4.8, 5), sharex=True, sharey=True)
+    for axes, (title, (schedule, phases)) in zip(grid, rows.items(), strict=True):
+        axes.plot(np.arange(TOTAL + 1), schedule(np.arange(TOTAL + 1)), GRAY, lw=1)
+        for (name, color), spans in zip(PHASES.items(), phases, strict=True):
+            for i, (first, last) in enumerate(spans):
+                steps = np.arange(first, last + 1)
+                label = name if i == 0 else None
+                axes.plot(steps, schedule(steps), color=color, lw=2.5, label=label)
+        axes.set_title(title, loc="left")
+        axes.set_yticks([0, 0.5, 1])
+    grid[-1].set_xlabel("step")
+    figure.legend(
+        *grid[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+    )
+    save(figure, "phases")
+
+
+def draw_averages():
+    steps = 400
+    rows = {
+        "params_ema(0.99)": optax_wsd.params_ema(0.99),
+        "params_power_ema(4.0)": optax_wsd.params_power_ema(4.0),
+        "params_swa(start_step=200)": optax_wsd.params_swa(start_step=200),
+        "params_swa(window=150)": optax_wsd.params_swa(window=150),
+        "params_lawa(5, every=30)": optax_wsd.params_lawa(5, every=30),
+    }
+    weights = {name: average_weights(tx, steps) for name, tx in rows.items()}
+    name = "schedule_free, over z"
+    weights[name] = schedule_free_weights(steps, decoupling=None)
+    weights[f"{name}, decoupling=50"] = schedule_free_weights(steps, decoupling=50.0)
+    figure, rows = plt.subplots(len(weights), 1, figsize=(4.8, 7.4), sharex=True)
+    for axes, (name, weight) in zip(rows, weights.items(), strict=True):
+        axes.stairs(weight, fill=True, color=PHASES["stable"])
+        axes.set_title(name, loc="left")
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+    rows[-1].set_xlabel(f"update whose params are averaged, after {steps} updates")
+    save(figure, "averages")
+
+
+def average_weights(average, steps):
+    """The weight of every update in the average, read off params that are unit vectors.
+
+    After update t the params are e_t, so that the average is the vector of weights.
+    """
+    tx = optax.chain(optax.identity(), average)
+
+    def step(carry, target):
+        params, state = carry
+        updates, state = tx.update(target - params, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    params = jnp.zeros(steps)
+    carry, _ = jax.lax.scan(step, (params, tx.init(params)), jnp.eye(steps))
+    return np.asarray(optax_wsd.eval_params(carry[1], carry[0]))
+
+
+def schedule_free_weights(steps, decoupling):
+    """The weight of every z in x, with directions that make z a unit vector."""
+    tx = optax_wsd.schedule_free(optax.identity(), 1.0, decoupling=decoupling)
+
+    def step(carry, target):
+        params, state = carry
+        gradient = state.schedule_free_z - target
+        updates, state = tx.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    params = jnp.zeros(steps)
+    carry, _ = jax.lax.scan(step, (params, tx.init(params)), jnp.eye(steps))
+    return np.asarray(optax_wsd.eval_params(carry[1], carry[0]))
+
+
+def save(figure, name):
+    figure.set_layout_engine("constrained")
+    figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def main():
+    FOLDER.mkdir(exist_ok=True)
+    plt.rcParams.update(STYLE)
+    draw_shapes()
+    draw_schedules()
+    draw_phases()
+    draw_averages()
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,9 @@ napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = "optax-wsd"
+html_static_path = ["_static"]
+html_css_files = ["phone.css"]
+html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 

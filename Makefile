@@ -15,7 +15,7 @@ check: $(VENV)/dev.installed
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes optax_wsd --ignoreexternal
+	PYTHONPATH=. $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes optax_wsd --ignoreexternal
 
 docs: $(VENV)/docs.installed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build

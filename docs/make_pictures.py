@@ -204,7 +204,7 @@ def save(figure, name):
 
 def main():
     FOLDER.mkdir(exist_ok=True)
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     draw_shapes()
     draw_schedules()
     draw_phases()

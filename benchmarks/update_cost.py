@@ -116,16 +116,18 @@ def step_of(tx: optax.GradientTransformation) -> Callable[..., Any]:
 def compile_step(tx, params):
     """The program for params that may be abstract, and its bytes of state."""
     state = jax.eval_shape(tx.init, params)
-    shardings = {p.sharding for p in jax.tree.leaves(params)}
-    if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
-        (sharding,) = shardings
-        whole = NamedSharding(sharding.mesh, PartitionSpec())
-        state = jax.tree.map(
-            lambda x: x.update(sharding=sharding if x.ndim else whole), state
-        )
-    step = jax.jit(step_of(tx), donate_argnums=(0, 1))
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
+        state = jax.tree.map(lambda x: as_params_are(x, params), state)
+    step = jax.jit(step_of(tx), donate_argnums=(0, 1))
     return step.lower(params, state, params).compile(), size
+
+
+def as_params_are(x, params):
+    """A leaf of the state with its rows sharded as those of `large_params`."""
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    rows = [None] * (x.ndim - 2) + ["data"] if x.ndim > 1 else []
+    return x.update(sharding=NamedSharding(mesh, PartitionSpec(*rows)))
 
 
 def count_programs(make: Callable[[], Any]) -> int:

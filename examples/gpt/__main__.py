@@ -114,10 +114,12 @@ def main(arguments: list[str]) -> int:
 
 def _join_processes() -> None:
     """Joins the other processes, where JAX finds them itself or as variables say."""
-    variables = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-    given = {k: int(os.environ[v]) for k, v in variables.items() if v in os.environ}
+    count, index = map(os.environ.get, ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
     try:
-        jax.distributed.initialize(**given)
+        jax.distributed.initialize(
+            num_processes=None if count is None else int(count),
+            process_id=None if index is None else int(index),
+        )
     except ValueError as error:
         raise UserError(f"--distributed finds no other processes: {error}") from error
 

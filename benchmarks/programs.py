@@ -16,7 +16,7 @@ TPUS = {
     "v6e": {4: "v6e:2x2", 16: "v6e:4x4", 256: "v6e:16x16"},
     "v5p": {4: "v5p:2x2x1", 16: "v5p:2x2x4", 256: "v5p:8x8x4"},
 }
-# A collective that runs beside other work is in the text in several pieces of one channel.
+# A collective beside other work is in the text in several pieces of one channel.
 COLLECTIVES = re.compile(
     r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
     r"(?:-start)?\(.*?channel_id=(\d+)"

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -81,14 +82,14 @@ def versions(*packages: str) -> str:
     return f"{device}; {', '.join(found)}"
 
 
-def print_table(header: list[str], rows: list[list[str]]) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print_row(header)
     print("|" + "---|" * len(header))
     for row in rows:
         print_row(row)
 
 
-def print_row(row: list[str]) -> None:
+def print_row(row: Sequence[str]) -> None:
     print("| " + " | ".join(row) + " |", flush=True)
 
 

@@ -67,10 +67,8 @@ class Example:
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            self.params, self.state, loss = self.step(
-                self.params, self.state, self.tokens
-            )
-        jax.block_until_ready((self.params, loss))
+            self.params, self.state, _ = self.step(self.params, self.state, self.tokens)
+        jax.block_until_ready(self.params)
 
 
 class Peer:
@@ -79,8 +77,8 @@ class Peer:
     compile_seconds = 0.0
 
     def __init__(self, config: ModelConfig, tokens_BxM: np.ndarray):
-        import torch
-        import transformers
+        import torch  # pyright: ignore[reportMissingImports]
+        import transformers  # pyright: ignore[reportMissingImports]
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = transformers.GPT2LMHeadModel(
@@ -107,17 +105,16 @@ class Peer:
         self.cross_entropy = torch.nn.functional.cross_entropy
 
     def run(self, steps: int) -> None:
-        loss = None
         for _ in range(steps):
             with self.autocast:
                 logits = self.model(self.inputs).logits
-                loss = self.cross_entropy(
+                self.loss = self.cross_entropy(
                     logits.flatten(0, 1).float(), self.targets.flatten()
                 )
             self.optimizer.zero_grad()
-            loss.backward()
+            self.loss.backward()
             self.optimizer.step()
-        float(loss.detach())
+        float(self.loss.detach())
 
 
 class Matmul:
@@ -134,13 +131,13 @@ class Matmul:
 
 class TorchMatmul:
     def __init__(self):
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         self.a = torch.full((MATMUL_SIZE, MATMUL_SIZE), 0.01)
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            self.a @ self.a
+            self.product = self.a @ self.a
 
 
 def step_flops(config: ModelConfig, params, batch: int, length: int) -> float:

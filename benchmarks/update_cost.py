@@ -48,9 +48,10 @@ def hand_written_ema(decay: float) -> optax.GradientTransformation:
     def init(params):
         return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
 
-    def update(updates, ema, params):
+    def update(updates, state, params=None):
+        assert params is not None
         params = optax.apply_updates(params, updates)
-        return updates, optax.incremental_update(params, ema, 1 - decay)
+        return updates, optax.incremental_update(params, state, 1 - decay)
 
     return optax.GradientTransformation(init, update)
 
@@ -95,7 +96,7 @@ CASES = {
 def rivals() -> dict[str, Case]:
     """The cases, with those of rollfast if it is installed."""
     try:
-        from rollfast.schedules import schedulefree
+        from rollfast.schedules import schedulefree  # pyright: ignore[reportMissingImports]
     except ImportError:
         return CASES
     # It warms up too; it always adds momentum's state.
@@ -239,7 +240,7 @@ class TimedTorch:
     """A PyTorch optimizer on params of the same shapes."""
 
     def __init__(self, make: Callable[[Any], Any], params):
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         self.params = [
             torch.nn.Parameter(torch.tensor(np.asarray(p)))
@@ -260,8 +261,8 @@ class TimedTorch:
 
 def torch_rivals(params) -> dict[str, TimedTorch]:
     try:
-        import schedulefree
-        import torch
+        import schedulefree  # pyright: ignore[reportMissingImports]
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return {}
     makers = {

@@ -133,11 +133,12 @@ lengths = st.integers(0, 2**30)
     stable=lengths,
     cooldown=st.integers(0, 2**30 - 1),
     peak=st.floats(2**-20, 8, width=32),
-    floor=st.floats(0, 1),
+    floor=st.just(0.0) | st.floats(2**-99, 1),  # XLA flushes subnormals to 0
     shape=st.sampled_from(sorted(FORMULAS)),
 )
 @example(warmup=0, stable=0, cooldown=1, peak=1.0, floor=0.0, shape="one_minus_sqrt")
 @example(warmup=1, stable=0, cooldown=0, peak=1.0, floor=0.5, shape="linear")
+@example(warmup=0, stable=0, cooldown=1, peak=1.0, floor=0.0, shape="lowered_linear")
 def test_wsd_rises_stays_and_falls_within_its_bounds(
     warmup, stable, cooldown, peak, floor, shape
 ):
@@ -160,9 +161,11 @@ def test_wsd_rises_stays_and_falls_within_its_bounds(
     slack = np.float32(2 * ULP * peak)
     assert value.min() >= end - slack and value.max() <= np.float32(peak) + slack
     change = np.diff(value)
-    assert (change[steps[1:] <= warmup] >= -slack).all()
-    assert (change[steps[1:] > max(total - cooldown, warmup)] <= slack).all()
-    flat = (steps >= warmup) & (steps < total - cooldown)
+    start = total - cooldown
+    rising = (steps[1:] <= warmup) & (steps[1:] < start)
+    assert (change[rising] >= -slack).all()
+    assert (change[steps[1:] > start] <= slack).all()
+    flat = (steps >= warmup) & (steps < start)
     assert (value[flat] == np.float32(peak)).all()
     assert (value[steps >= total] == (end if cooldown else np.float32(peak))).all()
 

@@ -99,7 +99,6 @@ def rivals() -> dict[str, Case]:
         from rollfast.schedules import schedulefree  # pyright: ignore[reportMissingImports]
     except ImportError:
         return CASES
-    # It warms up too; it always adds momentum's state.
     rollfast = Case(
         lambda: schedulefree.schedule_free_adam(RATE, 1000, weight_decay=0.1)
     )
@@ -112,6 +111,11 @@ def step_of(tx: optax.GradientTransformation) -> Callable[..., Any]:
         return optax.apply_updates(params, updates), state
 
     return step
+
+
+def own_state(tx, params):
+    """A state to donate; rollfast hands out one array of its own to everybody."""
+    return jax.tree.map(jnp.copy, tx.init(params))
 
 
 def compile_step(tx, params):
@@ -142,7 +146,7 @@ def count_programs(make: Callable[[], Any]) -> int:
 
     jitted = jax.jit(step, donate_argnums=(0, 1))
     params = {"w": jnp.ones((8, 8)), "b": jnp.ones(8)}
-    grads, state = jax.tree.map(jnp.ones_like, params), tx.init(params)
+    grads, state = jax.tree.map(jnp.ones_like, params), own_state(tx, params)
     decide = [lambda s: optax_wsd.start_cooldown(s, 3), optax_wsd.stop_cooldown]
     for k in range(12):
         if k % 3 == 2 and tx_has_cooldown(state):
@@ -226,7 +230,7 @@ class Timed:
         tx = case.make()
         self.grads, self.seconds = grads, []
         self.compiled, self.state_bytes = compile_step(tx, params)
-        self.params, self.state = jax.tree.map(jnp.copy, params), tx.init(params)
+        self.params, self.state = jax.tree.map(jnp.copy, params), own_state(tx, params)
 
     def run(self, steps: int) -> None:
         start = time.perf_counter()

@@ -10,7 +10,17 @@ import numpy as np
 from optax_wsd import gamma_from_half_life, laws
 
 from .specs import SHAPES, learning_rates
-from .study import SCHEDULE_FREE, TIE, Finding, Study, differs, level, optimum, spread
+from .study import (
+    ADAMW,
+    SCHEDULE_FREE,
+    TIE,
+    Finding,
+    Study,
+    differs,
+    level,
+    optimum,
+    spread,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -522,27 +532,30 @@ def merging(study: Study) -> Finding:
 )
 def schedule_free(study: Study) -> Finding:
     scale, total = study.scale, study.scale.steps
-    b1s, cs = (0.9, 0.95, 0.98), (10.0, 20.0, 50.0)
-    cool = study.wsd
+    b1s, cs = (0.9, 0.95, 0.98), (10, 20, 50)
 
     def run(peak, b1, c=None, cooldown=0):
         # C = 1 / (1 - b1) is plain schedule-free.
-        optimizer = SCHEDULE_FREE | {"b1": b1, "decoupling": c or 1 / (1 - b1)}
-        return {"schedule": cool(peak, total, cooldown), "optimizer": optimizer}
+        optimizer = SCHEDULE_FREE | {"b1": b1, "decoupling": c or round(1 / (1 - b1))}
+        return {"schedule": study.wsd(peak, total, cooldown), "optimizer": optimizer}
 
-    peaks = scale.schedule_free_peaks
-    asked: dict[Any, dict] = {(b1, peak): run(peak, b1) for b1 in b1s for peak in peaks}
-    asked |= {
-        ("C", b1, c): run(scale.schedule_free_peak, b1, c) for b1 in b1s for c in cs
-    }
-    chosen = scale.schedule_free_peak, 0.95
-    asked["cooled"] = run(*chosen, cooldown=scale.at(0.1))
-    asked["plain"] = run(*chosen)
+    peaks, peak = scale.schedule_free_peaks, scale.schedule_free_peak
+    asked: dict[Any, dict] = {(b1, p): run(p, b1) for b1 in b1s for p in peaks}
+    asked |= {("C", b1, c): run(peak, b1, c) for b1 in b1s for c in cs}
+    asked["cooled"] = run(peak, b1s[0], cooldown=scale.at(0.1))
     asked["AdamW"] = {"schedule": study.stable(scale.peak)}
     asked["AdamW cooled"] = {"schedule": study.wsd(scale.peak, total, scale.at(0.1))}
-    asked["WSD"] = {"schedule": study.wsd(scale.peak, total, scale.at(0.4))}
-    asked["cosine"] = {"schedule": study.cosine(scale.cosine_peak, total)}
+    # Schedule-free has the second moment that suits it; AdamW may choose.
+    for b2 in (ADAMW["b2"], SCHEDULE_FREE["b2"]):
+        long = study.wsd(scale.cosine_peak, total, scale.at(0.4))
+        cosine = study.cosine(scale.cosine_peak, total)
+        for name, schedule in (("WSD", long), ("cosine", cosine)):
+            asked[name, b2] = {"schedule": schedule, "optimizer": ADAMW | {"b2": b2}}
     losses = study.losses(asked)
+    for name in ("WSD", "cosine"):
+        both = [losses[name, b2] for b2 in (ADAMW["b2"], SCHEDULE_FREE["b2"])]
+        losses[name] = min(both, key=np.mean)
+    cooled = losses["cooled"] - losses[b1s[0], peak]
     plain = {b1: min((losses[b1, p] for p in peaks), key=np.mean) for b1 in b1s}
     refined = {b1: min((losses["C", b1, c] for c in cs), key=np.mean) for b1 in b1s}
     c_of = {b1: min(cs, key=lambda c: np.mean(losses["C", b1, c])) for b1 in b1s}
@@ -554,7 +567,7 @@ def schedule_free(study: Study) -> Finding:
         + "; best C at one peak: "
         + ", ".join(f"b1 {b1}: {level(refined[b1])} (C {c_of[b1]:g})" for b1 in b1s)
         + "; cooldown of 10 %: "
-        f"{spread(losses['cooled'] - losses['plain'])} after schedule-free, "
+        f"{spread(cooled)} after schedule-free, "
         f"{spread(losses['AdamW cooled'] - losses['AdamW'])} after AdamW"
     )
     plain_range = np.ptp([np.mean(v) for v in plain.values()])
@@ -565,7 +578,7 @@ def schedule_free(study: Study) -> Finding:
         _part("C cures it", refined_range < plain_range / 2),
         _part(
             "no gain from a cooldown",
-            np.mean(losses["cooled"] - losses["plain"]) > -TIE,
+            np.mean(cooled) > -TIE,
         ),
     ]
 

@@ -22,8 +22,8 @@ class Scale:
     # schedules that fall for longer, whose best peak is higher.
     peaks: tuple[float, ...]
     falling_peaks: tuple[float, ...]
-    # Peaks that the grid chose, for the claims that do not tune again: of WSD, of a
-    # constant run, of cosine.
+    # Peaks that the grids chose, for the claims that do not tune again: of WSD 20 %, of
+    # a constant rate, and of cosine or a long cooldown.
     peak: float
     stable_peak: float
     cosine_peak: float
@@ -53,8 +53,8 @@ CPU = Scale(
     peak=8e-3,
     stable_peak=4e-3,
     cosine_peak=1.6e-2,
-    schedule_free_peaks=(8e-3, 1.6e-2),
-    schedule_free_peak=8e-3,
+    schedule_free_peaks=(8e-3, 1.6e-2, 3.2e-2),
+    schedule_free_peak=1.6e-2,
     widths=(16, 32, 48),
     snapshots=6,
     workers=2,
@@ -72,7 +72,7 @@ GPU = Scale(
     peak=2e-3,
     stable_peak=1e-3,
     cosine_peak=4e-3,
-    schedule_free_peaks=(4e-3, 8e-3),
+    schedule_free_peaks=(2e-3, 4e-3, 8e-3),
     schedule_free_peak=4e-3,
     widths=(96, 192, 384),
     snapshots=1,

@@ -18,8 +18,10 @@ from ._tree import (
     check_state_dtype,
     complement_and_log,
     copy_as,
+    find_states,
     is_averaged,
     map_averaged,
+    map_states,
     next_count,
     rounded,
     zeros_as,
@@ -144,12 +146,18 @@ def schedule_free(
         if decoupling is not None:
             c = jnp.minimum(1, c * new_share * decoupling)
 
-        d, direction_state = direction.update(
-            _widened(params, updates),
-            state.direction_state,
-            _widened(params, params),
-            **extra_args,
-        )
+        def direct(direction_state):
+            gradients = _widened(params, updates)
+            return direction.update(
+                gradients, direction_state, _widened(params, params), **extra_args
+            )
+
+        d, direction_state = direct(state.direction_state)
+        y_d = d
+        if find_states(state.direction_state, ScaleByAdamVState):
+            # For two readers a CPU writes d into new memory, which takes longer than
+            # the whole update; doing Adam's arithmetic twice does not.
+            y_d, _ = direct(_set_apart(state.direction_state))
         old_z, old_gap = state.schedule_free_z, state.schedule_free_gap
         y_rate = lr * new_share * (1 - c)
 
@@ -176,7 +184,7 @@ def schedule_free(
 
         z = map_averaged(move_z, params, old_z, d)
         gap = jax.tree.map(move_gap, old_gap, old_z, z, is_leaf=_is_masked)
-        updates = jax.tree.map(move_y, params, updates, z, gap, d)
+        updates = jax.tree.map(move_y, params, updates, z, gap, y_d)
         return updates, ScheduleFreeState(
             schedule_free_count=next_count(k),
             schedule_free_b1=_at(b1, k),
@@ -434,6 +442,16 @@ def _scale_by_adam_v(b2, eps) -> optax.GradientTransformation:
         return jax.tree.map(scale, updates, v), ScaleByAdamVState(count, v)
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _set_apart(direction_state):
+    """The same state, from which compilers compute the direction anew."""
+
+    def behind_barrier(state):
+        count = jax.lax.optimization_barrier(state.adam_v_count)
+        return state._replace(adam_v_count=count)
+
+    return map_states(behind_barrier, direction_state, ScaleByAdamVState)
 
 
 def _decayed(direction, weight_decay, mask) -> optax.GradientTransformation:

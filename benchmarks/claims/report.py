@@ -1,5 +1,6 @@
 """The table in benchmarks/README.md and the pictures beside it."""
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,10 @@ def write(study: Study, readme: Path) -> None:
 
 
 def draw(claim: Claim, on_axes: Callable[[Any], None], path: Path) -> None:
-    """One picture, on white, legible at the width of a README's column."""
+    """One picture, on white, legible at the width of a phone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     style: dict[Any, Any] = {
-        "font.size": 11,
+        "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
@@ -67,12 +68,15 @@ def draw(claim: Claim, on_axes: Callable[[Any], None], path: Path) -> None:
         "lines.markersize": 4,
     }
     with plt.rc_context(style):
-        figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+        figure, axes = plt.subplots(layout="constrained")
         on_axes(axes)
-        axes.set_title(
-            f"{claim.number}. {claim.text}", loc="left", fontsize=10, wrap=True
+        title = f"{claim.number}. {claim.text}".replace(" %", "\N{NO-BREAK SPACE}%")
+        title = textwrap.fill(title, 58)
+        figure.suptitle(title, x=0.02, ha="left", fontsize=10)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=2, frameon=False
         )
-        if axes.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside right center", frameon=False, fontsize=9)
-        figure.savefig(path, dpi=130, facecolor="white")
+        figure.set_size_inches(4.8, 3.4 + 0.11 * len(labels))
+        figure.savefig(path, dpi=200, facecolor="white")
         plt.close(figure)

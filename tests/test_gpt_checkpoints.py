@@ -1,6 +1,7 @@
 """The example's checkpoints: complete and verified, or not there."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.gpt.checkpoints import Checkpoints, CorruptError
+from examples.gpt.checkpoints import Checkpoints, CorruptError, SaveError
 from examples.gpt.config import UserError
 
 STATE = {"params": {"w": jnp.arange(6.0).reshape(2, 3)}, "step": jnp.int32(0)}
@@ -98,6 +99,52 @@ def test_a_folder_named_like_a_step_is_no_checkpoint(tmp_path):
         checkpoints.restore(9, ABSTRACT)
 
 
+@pytest.mark.parametrize("name", ["9.json", "000000009.json/", "\u00b2.json"])
+def test_a_stray_file_named_like_a_manifest_is_no_checkpoint(tmp_path, name):
+    checkpoints = saved(tmp_path, [1])
+    path = tmp_path / name
+    path.mkdir() if name.endswith("/") else path.touch()
+    assert checkpoints.steps() == [1]
+
+
+def test_a_renamed_step_is_corrupt(tmp_path):
+    checkpoints = saved(tmp_path, [1, 2])
+    for suffix in ("", ".json"):
+        (tmp_path / f"000000001{suffix}").rename(tmp_path / f"000000003{suffix}")
+    said = []
+    assert int(checkpoints.restore_newest(ABSTRACT, said.append)["step"]) == 2
+    assert said[0].startswith(f"Step 3 in {tmp_path} is corrupt.")
+
+
+def test_what_killed_saves_have_left_is_cleaned_up(tmp_path):
+    checkpoints = saved(tmp_path, [4])
+    for name in ("000000002", "000000003.orbax-checkpoint-tmp"):
+        (tmp_path / name).mkdir()
+    checkpoints.save(5, STATE)
+    checkpoints.finish()
+    names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert names == {"000000004", "000000005"}
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
+    checkpoints = saved(tmp_path, [1])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # bytes in a file
+    try:
+        checkpoints.save(2, STATE)
+        sentence = (
+            r"Step 2 cannot be saved in .*; good checkpoints: steps 1\. .*too large"
+        )
+        with pytest.raises(SaveError, match=sentence):
+            checkpoints.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert int(checkpoints.restore_newest(ABSTRACT, print)["step"]) == 1
+    checkpoints.save(2, STATE)
+    checkpoints.finish()
+    assert checkpoints.steps() == [1, 2]
+
+
 def test_a_stray_folder_does_not_stop_a_save(tmp_path):
     (tmp_path / "000000001").mkdir()
     assert int(saved(tmp_path, [1]).restore(1, ABSTRACT)["step"]) == 1
@@ -108,6 +155,9 @@ def test_other_settings_are_refused_with_both_values(tmp_path):
     other = Checkpoints(tmp_path, {"width": 4})
     with pytest.raises(UserError, match=r"other settings \(width: 3, now 4\)"):
         other.restore(1, ABSTRACT)
+    with pytest.raises(UserError, match=r"other settings \(width: 3, now 4\)"):
+        other.keep(1)
+    assert not list(tmp_path.glob("*.keep"))
     anything = Checkpoints(tmp_path, None)
     assert int(anything.restore(1, ABSTRACT)["step"]) == 1
 
@@ -116,6 +166,6 @@ def test_a_branch_point_has_the_checksum_of_its_manifest(tmp_path):
     checkpoints = saved(tmp_path, [1, 2])
     assert checkpoints.keep(1) != checkpoints.keep(2)
     manifest = json.loads((tmp_path / "000000001.json").read_text())
-    assert set(manifest) == {"identity", "files", "sha256"}
+    assert set(manifest) == {"step", "identity", "files", "sha256"}
     with pytest.raises(UserError, match="no checkpoint of step 3"):
         checkpoints.keep(3)

@@ -1,10 +1,12 @@
 """The example's commands: what they refuse, how they stop, what they report."""
 
+import errno
 import functools
 import itertools
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 
 from examples.gpt.__main__ import main
-from examples.gpt.checkpoints import Checkpoints
+from examples.gpt.checkpoints import Checkpoints, write_sealed
 from examples.gpt.config import to_json
 from examples.gpt.progress import read_evaluations, read_metrics
 from examples.gpt.signals import Signals
@@ -261,6 +263,52 @@ def test_a_killed_run_goes_on_bit_for_bit(trunk, text, tmp_path):
     assert_same(state_of(out, config, 4), state_of(trunk, config, 4))
 
 
+def test_a_full_disk_is_one_sentence_and_keeps_the_last_checkpoint(
+    trunk, text, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    assert main(["train", "--out", str(out), *options(text, 4)]) == 0
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = (out / "metrics.jsonl").stat().st_size + 200  # bytes in a file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        check_refused(
+            ["train", "--out", str(out), *options(text, 12)], "too large", capsys
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    config = tiny_config(text)
+    assert_same(state_of(out, config, 4), state_of(trunk, config, 4))
+    assert main(["train", "--out", str(out), *options(text, 12)]) == 0
+    assert_same(state_of(out, config, 12), state_of(trunk, config, 12))
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    text, tmp_path, capsys, monkeypatch
+):
+    def refuse(path, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    command = ["train", "--out", str(tmp_path / "run"), *options(text, 4)]
+    check_refused(command, "error: Read-only file system: .*run", capsys)
+
+
+def test_a_changed_manifest_is_refused(trunk, tmp_path, capsys):
+    shutil.copytree(trunk, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    path.write_text(path.read_text().replace('"heads": 1', '"heads": 2'))
+    sentence = "is not a run's manifest: it was changed"
+    check_refused(["sample", str(tmp_path / "run")], sentence, capsys)
+
+
+def test_lost_metrics_are_said(trunk, text, tmp_path, capsys):
+    shutil.copytree(trunk, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(b"\xff\n[]\n{}\n")
+    command = ["train", "--out", str(tmp_path / "run"), *options(text, 12)]
+    check_refused(command, "metrics.jsonl, .* has no evaluation", capsys)
+
+
 def test_two_processes_equal_one_and_stop_together(trunk, text, tmp_path):
     out = tmp_path / "run"
     with socket.socket() as free:
@@ -375,11 +423,11 @@ def write_curve(folder, parent, rates, steps):
     folder.mkdir()
     config = to_json(tiny_config(folder, steps=len(rates)))
     manifest = {"config": config, "parent": parent}
-    (folder / "run.json").write_text(json.dumps(manifest))
+    write_sealed(folder / "run.json", manifest)
     start = parent["step"] if parent else 0
     lines = [{"step": i + 1, "lr": rates[i]} for i in range(start, len(rates))]
     losses = law.predict(rates, np.array(steps))
     pairs = zip(steps, losses, strict=True)
     lines += [{"step": s, "val_loss": float(loss)} for s, loss in pairs]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
+    text = "".join(json.dumps(line | {"seconds": 0}) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)

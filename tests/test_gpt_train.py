@@ -227,6 +227,12 @@ def test_a_folder_with_other_files_is_no_run(text, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
 
 
+def test_a_run_killed_before_its_manifest_was_written_can_start(text, tmp_path):
+    for name in ("lock", "run.json.tmp"):
+        (tmp_path / name).touch()
+    assert run(tmp_path, tiny_config(text, steps=4))["step"] == 4
+
+
 def test_a_second_process_is_refused(text, tmp_path):
     config = tiny_config(text)
     with open_run(tmp_path, config, load_text(config.data), None):

@@ -2,6 +2,7 @@
 
     checkpoints/000000100/       the arrays, written by Orbax
     checkpoints/000000100.json   written last: what trained them, SHA-256 of every file
+                                 and of itself
     checkpoints/000000100.keep   a branch starts here: never deleted
 
 A step without its JSON is not a checkpoint, so a killed save or a stray folder is none.
@@ -9,6 +10,7 @@ A step without its JSON is not a checkpoint, so a killed save or a stray folder 
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -22,9 +24,16 @@ from orbax.checkpoint import v1 as ocp
 
 from .config import UserError, require
 
+# Orbax logs what it also raises, with a dozen tracebacks.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
 
 class CorruptError(UserError):
     """The files of a step are not those that were saved."""
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written, such as on a full disk."""
 
 
 @dataclass
@@ -51,7 +60,8 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps that are there, oldest first."""
         found = self.folder.glob("*.json")
-        return sorted(int(path.stem) for path in found if path.stem.isdigit())
+        steps = {int(path.stem) for path in found if path.stem.isdecimal()}
+        return sorted(step for step in steps if self._path(step, ".json").is_file())
 
     def save(self, step: int, state: Any) -> None:
         """Saves a state while training goes on."""
@@ -61,24 +71,46 @@ class Checkpoints:
         self._writing = self._writer.submit(self._complete, step, response)
 
     def finish(self) -> None:
-        """Waits for the save under way."""
+        """Waits for the save under way.
+
+        Raises:
+            SaveError: it failed; the steps before it are as they were.
+        """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def _complete(self, step: int, response: ocp.AsyncResponse[None]) -> None:
         """Makes a save count when it is written, and deletes what is not kept."""
-        response.result()
-        if jax.process_index() > 0:
-            return
-        manifest = {"identity": self.identity, "files": _hashes(self._path(step))}
-        write_json(self._path(step, ".json"), manifest | {"sha256": _seal(manifest)})
-        # Steps after this one were found corrupt, and do not count as newest.
-        earlier = [old for old in self.steps() if old <= step]
-        for old in earlier[: -self.latest]:
-            if old % self.snapshot_every and not self._path(old, ".keep").exists():
-                self._path(old, ".json").unlink()
-                shutil.rmtree(self._path(old))
+        try:
+            response.result()
+            if jax.process_index() == 0:
+                files = _hashes(self._path(step))
+                manifest = {"step": step, "identity": self.identity, "files": files}
+                write_sealed(self._path(step, ".json"), manifest)
+                self._clean_up(step)
+        except (OSError, ValueError) as error:
+            there = ", ".join(map(str, self.steps())) or "none"
+            raise SaveError(
+                f"Step {step} cannot be saved in {self.folder}; good checkpoints: "
+                f"steps {there}. {error}"
+            ) from error
+
+    def _clean_up(self, newest: int) -> None:
+        """Deletes what is not kept, and what killed saves have left behind.
+
+        Steps after the newest were found corrupt: they are left, and are not counted.
+        """
+        complete = [step for step in self.steps() if step <= newest]
+        kept = set(complete[-self.latest :])
+        kept |= {step for step in complete if step % self.snapshot_every == 0}
+        kept |= {step for step in complete if self._path(step, ".keep").exists()}
+        for path in self.folder.iterdir():
+            step = path.name.partition(".")[0]  # also of 000000100.orbax-checkpoint-tmp
+            if path.is_dir() and step.isdecimal() and int(step) <= newest:
+                if int(step) not in kept:
+                    self._path(int(step), ".json").unlink(missing_ok=True)
+                    shutil.rmtree(path)
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The verified state of a step, with the dtypes and shardings of `abstract`.
@@ -87,16 +119,8 @@ class Checkpoints:
             CorruptError: a file is missing, or not what was saved.
             UserError: the step is not there, or other settings trained it.
         """
-        require(step in self.steps(), self._not_there(step))
-        manifest = self._manifest(step)
-        if manifest["files"] != _hashes(self._path(step)):
+        if self._manifest(step)["files"] != _hashes(self._path(step)):
             raise CorruptError(f"Step {step} in {self.folder} is corrupt.")
-        changed = _changes(manifest["identity"], self.identity or manifest["identity"])
-        require(
-            not changed,
-            f"Step {step} in {self.folder} was trained with other settings "
-            f"({'; '.join(changed)}).",
-        )
         return ocp.load(str(self._path(step)), abstract)
 
     def restore_newest(self, abstract: Any, say: Callable[[str], None]):
@@ -109,19 +133,31 @@ class Checkpoints:
         return None
 
     def keep(self, step: int) -> str:
-        """Marks a branch point, which is never deleted, and returns its checksum."""
-        require(step in self.steps(), self._not_there(step))
+        """Marks a branch point, which is never deleted, and returns its checksum.
+
+        Raises:
+            CorruptError, UserError: as `restore`, but for the arrays.
+        """
+        self._manifest(step)
         self._path(step, ".keep").touch()
         return hashlib.sha256(self._path(step, ".json").read_bytes()).hexdigest()
 
     def _manifest(self, step: int) -> dict[str, Any]:
+        """The manifest of a step that is there and that these settings trained."""
+        require(step in self.steps(), self._not_there(step))
         try:
-            manifest = json.loads(self._path(step, ".json").read_bytes())
-            if manifest.pop("sha256") != _seal(manifest):
-                raise ValueError("The manifest was changed.")
-        except (ValueError, KeyError, AttributeError) as error:
+            manifest = read_sealed(self._path(step, ".json"))
+            if manifest["step"] != step:
+                raise ValueError(f"It is of step {manifest['step']}.")
+        except (ValueError, KeyError) as error:
             message = f"Step {step} in {self.folder} is corrupt."
             raise CorruptError(message) from error
+        changed = _changes(manifest["identity"], self.identity or manifest["identity"])
+        require(
+            not changed,
+            f"Step {step} in {self.folder} was trained with other settings "
+            f"({'; '.join(changed)}).",
+        )
         return manifest
 
     def _not_there(self, step: int) -> str:
@@ -145,9 +181,25 @@ def write_json(path: Path, value: Any) -> None:
     draft.replace(path)
 
 
-def _seal(manifest: dict[str, Any]) -> str:
-    """The manifest's own checksum."""
-    text = json.dumps(manifest, sort_keys=True)
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Writes a JSON object with its own SHA-256."""
+    write_json(path, value | {"sha256": _seal(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote.
+
+    Raises:
+        ValueError: the file is something else, or was changed since.
+    """
+    value = json.loads(path.read_bytes())
+    if not isinstance(value, dict) or value.pop("sha256", None) != _seal(value):
+        raise ValueError("it was changed since it was written")
+    return value
+
+
+def _seal(value: dict[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -40,7 +40,7 @@ class Merge:
         folder, step = find_step(self.run)
         config = read_manifest(folder)["config"]
         text, trainer = load_text(config.data), make_trainer(config)
-        checkpoints = open_checkpoints(folder, config, text)
+        checkpoints = open_checkpoints(folder, config, text.sha256)
         steps = _snapshots(checkpoints, config, step)
         params = self._merge(checkpoints, trainer, steps)
         state = checkpoints.restore(steps[-1], trainer.abstract)

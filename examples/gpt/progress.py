@@ -64,13 +64,15 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> list[Line]:
-    """The whole lines of a run's metrics; a line cut short by a kill ends them."""
+    """The whole lines of a run's metrics, without one cut short by a kill."""
     path, lines = folder / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text)
         except ValueError:
-            break
+            continue
+        if isinstance(line, dict) and {"step", "seconds"} <= line.keys():
+            lines.append(line)
     return lines
 
 

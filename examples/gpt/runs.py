@@ -1,12 +1,11 @@
 """A run's folder: its manifest, its lock, its checkpoints, its parent.
 
-run.json        config, data, parent and versions
+run.json        config, data, parent and versions, sealed by their checksum
 metrics.jsonl   one line a step and one an evaluation
 checkpoints/    see checkpoints.py
 """
 
 import fcntl
-import json
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from .checkpoints import Checkpoints, write_json
+from .checkpoints import Checkpoints, read_sealed, write_sealed
 from .config import Config, UserError, differences, flatten, from_json, require, to_json
 from .data import Text
 
@@ -38,9 +37,11 @@ class Run:
         return self.folder.name
 
     def close(self) -> None:
-        self.checkpoints.finish()
-        if self._lock is not None:
-            self._lock.close()
+        try:
+            self.checkpoints.finish()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
     def __enter__(self) -> "Run":
         return self
@@ -65,7 +66,7 @@ def open_run(folder: Path, config: Config, text: Text, parent: Manifest | None) 
     lock = _make_folder(folder, config, manifest) if jax.process_index() == 0 else None
     if jax.process_count() > 1:  # no process looks before the first has made it
         multihost_utils.sync_global_devices(str(folder))
-    return Run(folder, config, open_checkpoints(folder, config, text), lock)
+    return Run(folder, config, open_checkpoints(folder, config, text.sha256), lock)
 
 
 def _make_folder(folder: Path, config: Config, manifest: Manifest):
@@ -76,18 +77,26 @@ def _make_folder(folder: Path, config: Config, manifest: Manifest):
         _require_same(folder, old, config, manifest)
         manifest["parent"] = parent and old["parent"] | parent
     else:
-        foreign = folder.is_dir() and {p.name for p in folder.iterdir()} - {"lock"}
-        require(not foreign, f"{folder} holds other files than those of a run.")
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+        require(
+            names <= {"lock", "run.json.tmp"},  # left by a run killed before its start
+            f"{folder} holds other files than those of a run.",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder)
-    write_json(path, manifest)
+    try:
+        write_sealed(path, manifest)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+    except OSError:
+        lock.close()
+        raise
     return lock
 
 
-def open_checkpoints(folder: Path, config: Config, text: Text) -> Checkpoints:
+def open_checkpoints(folder: Path, config: Config, text_sha256: str) -> Checkpoints:
     """The checkpoints of a run, which fit only the config and data that made them."""
-    every = config.loop.snapshot_every
-    return Checkpoints(folder / "checkpoints", _identity(config, text), every)
+    every, identity = config.loop.snapshot_every, _identity(config, text_sha256)
+    return Checkpoints(folder / "checkpoints", identity, every)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -95,7 +104,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / "run.json"
     require(path.is_file(), f"There is no run in {folder} (no run.json).")
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_sealed(path)
         return manifest | {"config": from_json(Config, manifest["config"])}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a run's manifest: {error}.") from error
@@ -149,12 +158,12 @@ def versions() -> dict[str, str]:
     return {"python": python} | {name: metadata.version(name) for name in names}
 
 
-def _identity(config: Config, text: Text) -> Manifest:
+def _identity(config: Config, text_sha256: str) -> Manifest:
     """What a checkpoint's weights depend on, but not where its run will end."""
     free = {"steps", "optimizer.cooldown_steps", "optimizer.shape", "data.data"}
     fields = flatten(config).items()
     kept = {k: v for k, v in fields if k not in free and not k.startswith("loop.")}
-    return kept | {"data.sha256": text.sha256}
+    return kept | {"data.sha256": text_sha256}
 
 
 def _require_same(folder: Path, old: Manifest, config: Config, new: Manifest) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 
-from .checkpoints import Checkpoints
-from .config import Config, UserError
+from .config import Config, UserError, require
 from .data import StepBatches, Text, batches_from, validation_batches
 from .optimizer import plan_cooldown
 from .progress import Line, Metrics, Printer, bits, read_evaluations, say
@@ -38,7 +37,7 @@ def run_to_end(
     trainer, state, parent = make_trainer(config), None, None
     if branch_point is not None:
         parent = name_parent(folder, branch_point)
-        if not open_checkpoints(folder, config, text).steps():
+        if not open_checkpoints(folder, config, text.sha256).steps():
             state, checksum = _branch_off(trainer, config, text, branch_point)
             parent |= {"checksum": checksum}
     with open_run(folder, config, text, parent) as run:
@@ -57,7 +56,7 @@ def run_to_end(
 def _branch_off(trainer, config, text, branch_point) -> tuple[State, str]:
     """The trunk's state, its cooldown started, and the checksum of the trunk's step."""
     trunk, step = branch_point
-    checkpoints = open_checkpoints(trunk, config, text)
+    checkpoints = open_checkpoints(trunk, config, text.sha256)
     checksum = checkpoints.keep(step)
     return plan_cooldown(checkpoints.restore(step, trainer.abstract), config), checksum
 
@@ -65,9 +64,10 @@ def _branch_off(trainer, config, text, branch_point) -> tuple[State, str]:
 def load_run(name: str) -> tuple[Config, Trainer, State]:
     """The config, trainer and state of RUN, at its newest good step, or of RUN@STEP."""
     folder, step = find_step(name)
-    config = read_manifest(folder)["config"]
+    manifest = read_manifest(folder)
+    config = manifest["config"]
     trainer = make_trainer(config)
-    checkpoints = Checkpoints(folder / "checkpoints", identity=None)
+    checkpoints = open_checkpoints(folder, config, manifest["data"]["sha256"])
     if step is not None:
         return config, trainer, checkpoints.restore(step, trainer.abstract)
     state = checkpoints.restore_newest(trainer.abstract, say)
@@ -163,4 +163,10 @@ class Recorder:
 
 
 def last_evaluation(folder: Path) -> Line:
-    return read_evaluations(folder)[-1]
+    evaluations = read_evaluations(folder)
+    require(
+        bool(evaluations),
+        f"{folder} is trained, but its metrics.jsonl, which was deleted or changed, "
+        "has no evaluation.",
+    )
+    return evaluations[-1]

@@ -243,17 +243,17 @@ def history(run: Path) -> list[dict[str, Any]]:
 
 # Corruptions.
 
-CORRUPTIONS = 100
 
-
-def corruptions(folder: Path, rng: random.Random) -> Counter[tuple[str, str]]:
+def corruptions(
+    folder: Path, rng: random.Random, count: int = 100
+) -> Counter[tuple[str, str]]:
     text = write_text(folder / "text")
     for name, seed in (("run", "0"), ("other", "1")):
         code, said = call(train(folder / name, text, 16, "--seed", seed))
         if code != 0:
             raise SystemExit(said)
     truth, counts = states(folder / "run"), Counter()
-    for i in range(CORRUPTIONS):
+    for i in range(count):
         damage = DAMAGES[i % len(DAMAGES)]
         victim = folder / f"{i}"
         shutil.copytree(folder / "run", victim)
@@ -395,11 +395,12 @@ DAMAGES: list[Callable[[Path, random.Random], None]] = [
 
 # Commands.
 
-COMMANDS = 200
 NO_NUMBERS = ["-1", "1.5.2", "many", "nan", "", "0x10", "1e999", "--"]
 
 
-def commands(folder: Path, rng: random.Random) -> Counter[tuple[str, str]]:
+def commands(
+    folder: Path, rng: random.Random, count: int = 200
+) -> Counter[tuple[str, str]]:
     text = write_text(folder / "text")
     trunk = folder / "trunk"
     for command in (train(trunk, text, 16), cooldown(trunk, 8, 4, folder / "branch")):
@@ -408,7 +409,7 @@ def commands(folder: Path, rng: random.Random) -> Counter[tuple[str, str]]:
             raise SystemExit(said)
     good = good_commands(folder, text)
     wrong = [("written by hand", command) for command in mistakes(folder, text)]
-    while len(wrong) < COMMANDS:
+    while len(wrong) < count:
         mutate = rng.choice(MUTATIONS)
         command = mutate(list(rng.choice(good)), rng)
         if command is not None:

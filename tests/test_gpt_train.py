@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -242,13 +243,69 @@ def test_a_second_process_is_refused(text, tmp_path):
 
 def test_a_diverged_run_stops_at_the_last_good_checkpoint(text, tmp_path):
     config = replace(tiny_config(text, peak=9e5, warmup_steps=0, steps=40))
-    with pytest.raises(DivergedError, match=r"step \d+ has loss .*; good checkpoints"):
+    with pytest.raises(DivergedError, match=r"step \d+ has loss .*; the last good"):
         run(tmp_path / "run", config)
     steps = [line["step"] for line in read_metrics(tmp_path / "run")]
     assert all(
         np.isfinite(line.get("loss", 0)) for line in read_metrics(tmp_path / "run")
     )
     assert steps == sorted(steps)
+
+
+@pytest.fixture
+def bad_batch(monkeypatch, text):
+    """Scales the loss of the batch of step 6, counted from 1."""
+
+    def scale_loss(factor, config):
+        rows = StepBatches(load_text(config.data).train, config.data, config.seed)[5]
+        true_loss = model.next_byte_loss
+
+        def loss(graph, params, tokens):
+            scale = jnp.where((tokens == rows).all(), factor, 1.0)
+            return scale * true_loss(graph, params, tokens)
+
+        monkeypatch.setattr(model, "next_byte_loss", loss)
+
+    return scale_loss
+
+
+def test_a_jump_of_the_loss_stops_the_run(text, tmp_path, bad_batch):
+    config = with_loop(tiny_config(text, b2=0.91), max_loss_jump=1.0)
+    bad_batch(1.5, config)
+    sentence = (
+        r"step 6 has loss \d\.\d+, more than --max-loss-jump 1.0 above \d\.\d+, "
+        r"the mean of those before; the last good checkpoint is step 4\."
+    )
+    for _ in range(2):  # a run that goes on remembers the losses
+        with pytest.raises(DivergedError, match=sentence):
+            run(tmp_path / "run", config)
+    assert run(tmp_path / "run", with_loop(config, max_loss_jump=0.0))["step"] == STEPS
+
+
+def test_an_update_that_is_not_finite_is_left_out(text, tmp_path, bad_batch, capsys):
+    config = tiny_config(text, b2=0.92, skip_nonfinite=True)
+    config = with_loop(config, save_every=1, snapshot_every=1)
+    bad_batch(np.nan, config)
+    run(tmp_path / "run", config)
+    said = "run: step 6 has loss nan and gradient norm nan: left out."
+    assert said in capsys.readouterr().out
+    before, after = (state_of(tmp_path / "run", config, step) for step in (5, 6))
+    assert_same(before["params"], after["params"])
+    inner = [state["opt_state"].inner_state for state in (before, after)]
+    assert_same(*inner)
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines if "lr" in line] == [*range(1, STEPS + 1)]
+    assert 6 not in [line["step"] for line in lines if "loss" in line]
+    branch = branch_config(config, BRANCH, COOLDOWN)
+    run(tmp_path / "branch", branch, (tmp_path / "run", BRANCH))
+
+
+def test_ten_updates_in_a_row_are_left_out_at_most(text, tmp_path):
+    config = tiny_config(text, peak=9e5, warmup_steps=0, steps=40, skip_nonfinite=True)
+    with pytest.raises(DivergedError, match=r"norm nan; .* is step 12\."):
+        run(tmp_path / "run", config)
+    left_out = [line for line in read_metrics(tmp_path / "run") if "loss" not in line]
+    assert len([line for line in left_out if "lr" in line]) == 10
 
 
 def final_loss(text, folder, config):

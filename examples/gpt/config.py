@@ -86,6 +86,9 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     # Micro-batches that make up one step.
     accumulate: int = 1
+    # Leave out updates that are not finite, rather than stop. The optimizer does not
+    # count them: its phases come so many steps later.
+    skip_nonfinite: bool = False
 
     def __post_init__(self):
         _require_at_least(0, self, "warmup_steps", "cooldown_steps", "weight_decay")
@@ -112,6 +115,8 @@ class LoopConfig:
     remat: bool = False
     # Devices of the mesh; 0 is all of them.
     devices: int = 0
+    # Stop when the loss jumps so many nats above the mean of the last 20; 0 is never.
+    max_loss_jump: float = 0.0
     # Write TensorBoard events too.
     tensorboard: bool = False
 
@@ -119,7 +124,7 @@ class LoopConfig:
         _require_at_least(
             1, self, "eval_every", "save_every", "snapshot_every", "log_every"
         )
-        _require_at_least(0, self, "devices")
+        _require_at_least(0, self, "devices", "max_loss_jump")
 
 
 @dataclass(frozen=True)

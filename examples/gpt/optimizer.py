@@ -19,6 +19,8 @@ def make_optimizer(config: OptimizerConfig, peak) -> optax.GradientTransformatio
     """Gradient clipping and one of the two optimizers; the peak rate may be traced."""
     inner = {"adamw": _adamw, "schedule_free": _schedule_free}[config.optimizer]
     tx = optax.chain(optax.clip_by_global_norm(1.0), inner(config, peak))
+    if config.skip_nonfinite:
+        tx = optax.apply_if_finite(tx, max_consecutive_errors=2**31 - 1)
     if config.accumulate == 1:
         return tx
     return optax.MultiSteps(tx, config.accumulate).gradient_transformation()

@@ -2,22 +2,35 @@
 
 import math
 import time
+from collections import deque
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NoReturn
 
 import jax
 
 from .config import Config, UserError, require
 from .data import StepBatches, Text, batches_from, validation_batches
 from .optimizer import plan_cooldown
-from .progress import Line, Metrics, Printer, bits, read_evaluations, say
+from .progress import (
+    Line,
+    Metrics,
+    Printer,
+    bits,
+    read_evaluations,
+    read_metrics,
+    say,
+)
 from .runs import Run, find_step, name_parent, open_checkpoints, open_run, read_manifest
 from .signals import Interrupted, Signals
 from .trainer import State, Trainer, make_trainer
 
+RECENT = 20  # losses whose mean a jump is measured from
+MOST_SKIPPED = 10  # updates left out in a row before the run stops after all
+
 
 class DivergedError(Exception):
-    """The loss or the gradient is no longer finite."""
+    """The loss or the gradient is no longer finite, or the loss has jumped."""
 
 
 def run_to_end(
@@ -32,7 +45,8 @@ def run_to_end(
     Raises:
         UserError: the folder, the branch point or a checkpoint does not fit.
         Interrupted: a signal came; the run is saved and can go on.
-        DivergedError: the loss is no longer finite; the last good checkpoint is intact.
+        DivergedError: the loss is no longer finite, or has jumped; the checkpoints from
+            before are intact.
     """
     trainer, state, parent = make_trainer(config), None, None
     if branch_point is not None:
@@ -118,6 +132,8 @@ class Recorder:
         self._metrics = Metrics(run.folder, step, run.config.loop.tensorboard)
         self._printer = Printer(run.name, step, run.config.steps, tokens)
         self._running: dict[str, Any] | None = None
+        before = (line["loss"] for line in read_metrics(run.folder) if "loss" in line)
+        self._recent, self._skipped = deque(before, RECENT), 0
 
     def __enter__(self) -> "Recorder":
         return self
@@ -139,16 +155,39 @@ class Recorder:
         self._running = None
         phase = self._config.phase(self._step)
         self._step += 1
-        if not all(math.isfinite(value) for value in values.values()):
-            self._run.checkpoints.finish()
-            raise DivergedError(
-                f"{self._run.name}: step {self._step} has loss {values['loss']} and "
-                f"gradient norm {values['grad_norm']}; good checkpoints: steps "
-                f"{self._run.checkpoints.steps()}."
-            )
         line = {"step": self._step, **values, "phase": phase}
+        if not all(map(math.isfinite, values.values())):
+            self._leave_out(line)
+            return
+        loss, most = values["loss"], self._config.loop.max_loss_jump
+        if most and self._recent and loss > fmean(self._recent) + most:
+            self._stop(
+                f"step {self._step} has loss {loss:.4f}, more than --max-loss-jump "
+                f"{most} above {fmean(self._recent):.4f}, the mean of those before"
+            )
+        self._recent.append(loss)
+        self._skipped = 0
         self._metrics.write(line)
         self._printer.step(line, due=self._step % self._config.loop.log_every == 0)
+
+    def _leave_out(self, line: Line) -> None:
+        """Stops at a step that is not finite, or notes that it was left out."""
+        what = "step {step} has loss {loss:.4f} and gradient norm {grad_norm:.4f}"
+        self._skipped += 1
+        if not self._config.optimizer.skip_nonfinite or self._skipped > MOST_SKIPPED:
+            self._stop(what.format_map(line))
+        say(f"{self._run.name}: {what.format_map(line)}: left out.")
+        self._metrics.write({k: line[k] for k in ("step", "lr", "phase")})
+
+    def _stop(self, what: str) -> NoReturn:
+        self._run.checkpoints.finish()
+        steps = self._run.checkpoints.steps()
+        good = (
+            f"the last good checkpoint is step {steps[-1]}"
+            if steps
+            else "none is saved"
+        )
+        raise DivergedError(f"{self._run.name}: {what}; {good}.")
 
     def evaluation(self, trainer: Trainer, state: State, validation) -> None:
         """Evaluates the weights after the last step, in a stable run averaged too."""

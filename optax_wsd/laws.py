@@ -297,7 +297,8 @@ def fit_loss_law(curves: Sequence[Curve], *, gain_exponent: float = 0.16) -> Los
         ).x
     (floor, progress, gain), _ = solve(logs)
     need = "losses that fall in training, and further with the learning rate"
-    check(progress > 0 and gain > 0, "curves", (progress, gain), need)
+    found = f"progress {progress:.3g} and gain {gain:.3g}"
+    check(progress > 0 and gain > 0, "curves", found, need)
     a, speed, b = np.exp(logs)
     return LossLaw(
         *map(float, (floor, progress, a, gain, gain_exponent, speed, b, peak_value)),

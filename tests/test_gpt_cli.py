@@ -22,12 +22,10 @@ import numpy as np
 import pytest
 
 from examples.gpt.__main__ import main
-from examples.gpt.checkpoints import Checkpoints, write_sealed
-from examples.gpt.config import to_json
+from examples.gpt.checkpoints import Checkpoints
 from examples.gpt.progress import read_evaluations, read_metrics
 from examples.gpt.signals import Signals
 from examples.gpt.trainer import make_trainer
-from optax_wsd import laws
 from tests.gpt_tiny import (
     assert_same,
     quick_compile,  # noqa: F401
@@ -397,37 +395,3 @@ def test_a_rebuilt_average_is_that_of_the_optimizer(trunk, text):
 )
 def test_a_bad_merge_is_one_sentence_and_exit_code_2(trunk, capsys, options, sentence):
     check_refused(["merge", str(trunk), *options], sentence, capsys)
-
-
-def test_a_plan_needs_a_branch_and_says_so(trunk, tmp_path, capsys):
-    alone = tmp_path / "trunk"
-    shutil.copytree(trunk, alone)
-    check_refused(["plan", str(alone)], "The law of .* cannot be fitted", capsys)
-
-
-def test_a_plan_advises_a_length_and_the_cooldown_takes_it(tmp_path, capsys):
-    trunk, branch = tmp_path / "trunk", tmp_path / "branch"
-    write_curve(trunk, None, np.full(1000, 0.01), range(50, 1001, 50))
-    falling = np.concatenate([np.full(800, 0.01), np.linspace(0.01, 0, 200)])
-    write_curve(branch, {"run": "../trunk", "step": 800}, falling, range(820, 1001, 20))
-    assert main(["plan", str(trunk), "--branches", str(branch)]) == 0
-    out = capsys.readouterr().out
-    assert re.search(r"trunk after 1000 steps", out)
-    assert len(re.findall("<- advised", out)) == 1
-    assert (trunk / "plan.png").read_bytes().startswith(b"\x89PNG")
-
-
-def write_curve(folder, parent, rates, steps):
-    """The manifest and metrics of a run whose losses follow a law exactly."""
-    law = laws.LossLaw(2.0, 9.0, 0.5, 0.4, 0.16, 0.03, 0.4, 0.01, 0.0)
-    folder.mkdir()
-    config = to_json(tiny_config(folder, steps=len(rates)))
-    manifest = {"config": config, "parent": parent}
-    write_sealed(folder / "run.json", manifest)
-    start = parent["step"] if parent else 0
-    lines = [{"step": i + 1, "lr": rates[i]} for i in range(start, len(rates))]
-    losses = law.predict(rates, np.array(steps))
-    pairs = zip(steps, losses, strict=True)
-    lines += [{"step": s, "val_loss": float(loss)} for s, loss in pairs]
-    text = "".join(json.dumps(line | {"seconds": 0}) + "\n" for line in lines)
-    (folder / "metrics.jsonl").write_text(text)

@@ -55,6 +55,19 @@ def test_rotation_shows_only_distances():
         np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_attention_is_that_of_jax(dtype):
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 9, 2, 8))
+    q, k, v = (jnp.asarray(x, dtype) for x in (q, k, v))
+    expected = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    actual = model.attend(q, k, v)
+    assert actual.dtype == dtype
+    atol = 4 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        np.asarray(actual, float), np.asarray(expected, float), atol=atol
+    )
+
+
 def test_remat_changes_nothing():
     def grads(remat):
         loss = partial(model.next_byte_loss, model.graph(CONFIG, remat))

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -19,7 +19,7 @@ from .config import (
     require,
 )
 from .data import Text, load_text
-from .plan import curve, fit_law
+from .plan import curve, fit_law, plan_cooldowns
 from .progress import bits, read_evaluations, say
 from .report import draw, write_table
 from .runs import branch_config, versions
@@ -51,6 +51,9 @@ class Compare:
     budgets: tuple[int, ...] = (400, 600, 800)
     # Part of a budget that its branch spends cooling down.
     cooldown_share: float = 0.36
+    # Steps of every cooldown instead; auto: only the first has its share, and the law
+    # of the loss that it shows decides the others.
+    steps: int | Literal["auto"] | None = None
     # Peak rate of each cosine run; --peak is that of the trunk and its branches.
     cosine_peaks: tuple[float, ...] = (6e-3, 6e-3, 6e-3)
     # Peak rate of the schedule-free run, which has the largest budget.
@@ -82,9 +85,9 @@ class Compare:
         )
 
     def __call__(self, signals: Signals) -> None:
-        planned = list(self.plan())
-        text = load_text(self.data)
-        for run in planned:
+        made, text = {}, load_text(self.data)
+        for run in self.plan():
+            made[run.name] = run
             branch_point = (self.out / "trunk", run.first_step)
             run_to_end(
                 self.out / run.name,
@@ -93,6 +96,7 @@ class Compare:
                 signals,
                 branch_point if run.first_step else None,
             )
+        planned = list(made.values())
         if jax.process_index() == 0:
             report = self.report(planned, text)
             write_json(self.out / "report.json", report)
@@ -101,11 +105,20 @@ class Compare:
         say(f"{self.out}/report.md, report.png and report.json are written.")
 
     def plan(self) -> Iterator[Planned]:
-        """The trunk, its branches, the cosine runs, and the schedule-free run."""
-        starts = [self._branch_step(budget) for budget in self.budgets]
-        trunk = self._config(max(starts))
+        """The trunk, its branches, the cosine runs, and the schedule-free run.
+
+        What comes first is made before the rest is planned.
+        """
+        starts = {budget: self._branch_step(budget) for budget in self.budgets}
+        last = max(starts.values())
+        trunk = self._config(last)
         yield Planned("trunk", "stable", trunk)
-        for budget, start in zip(self.budgets, starts, strict=True):
+        for budget in self.budgets:
+            if self.steps == "auto" and budget != self.budgets[0]:
+                starts[budget] = self._advised_step(budget, last)
+                trunk = self._config(max(trunk.steps, starts[budget]))
+                yield Planned("trunk", "stable", trunk)
+            start = starts[budget]
             branch = branch_config(trunk, start, budget - start)
             yield Planned(f"wsd-{budget}", "wsd", branch, start)
         for budget, peak in zip(self.budgets, self.cosine_peaks, strict=True):
@@ -176,13 +189,30 @@ class Compare:
     def _branch_step(self, budget: int) -> int:
         """Where the branch of a budget leaves the trunk: at one of its snapshots."""
         every = self.loop.snapshot_every
-        step = round(budget * (1 - self.cooldown_share)) // every * every
+        share = budget * self.cooldown_share
+        length = self.steps if isinstance(self.steps, int) else share
+        step = round(budget - length) // every * every
         require(
             step > 0,
             f"A budget of {budget} steps has no snapshot to branch from: lower "
-            f"--cooldown-share or --snapshot-every ({every}).",
+            f"--cooldown-share, --steps or --snapshot-every ({every}).",
         )
         return step
+
+    def _advised_step(self, budget: int, seen: int) -> int:
+        """Where to leave the trunk by the law of its first branch.
+
+        The trunk is seen as it was when that branch was made, so that a run which goes
+        on decides the same.
+        """
+        trunk, every = self.out / "trunk", self.loop.snapshot_every
+        law = fit_law(trunk, [self.out / f"wsd-{self.budgets[0]}"], until=seen)
+        first = -(-max(self.optimizer.warmup_steps, 1) // every) * every
+        rates, *_ = curve(trunk)
+        lengths = [budget - step for step in range(first, budget, every)]
+        shape = self.optimizer.shape
+        plan = plan_cooldowns(law, rates[:first], lengths, shape, total_steps=budget)
+        return budget - plan.best
 
     def _config(self, steps: int, **changes) -> Config:
         optimizer = replace(self.optimizer, **changes)

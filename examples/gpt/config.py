@@ -168,6 +168,11 @@ class Config:
         planned = self.optimizer.cooldown_steps
         return self.steps - planned if planned else None
 
+    @property
+    def is_stable(self) -> bool:
+        """Whether the run is a trunk to branch cooldowns from."""
+        return self.cooldown_start is None and self.optimizer.optimizer == "adamw"
+
     def phase(self, step: int) -> str:
         """The phase that update number `step`, counted from 0, belongs to."""
         if self.cooldown_start is not None and step >= self.cooldown_start:

@@ -11,6 +11,7 @@ import tyro
 import optax_wsd
 from optax_wsd import laws
 
+from .checkpoints import read_sealed, write_sealed
 from .config import ShapeName, UserError, require
 from .progress import read_metrics, say
 from .report import draw_plan
@@ -20,19 +21,29 @@ from .signals import Signals
 
 @dataclass(frozen=True)
 class Plan:
-    """Predict what cooldowns of a trunk would reach, from the law of its loss."""
+    """Predict what cooldowns of a trunk would reach, from the law of its loss.
+
+    The law is written to RUN/law.json. From then on `cooldown --steps auto` goes by it,
+    and the evaluations of the trunk, also while it trains, tell the loss after a
+    cooldown of a fifth of the steps done.
+    """
 
     # The trunk.
     run: Annotated[Path, tyro.conf.Positional]
     # Finished cooldowns to learn from; default: all of the trunk that lie beside it.
     branches: tuple[Path, ...] = ()
+    # The law.json of a run of the same model, data and batch size: needs no branch.
+    law: Path | None = None
     # Lengths to compare; default: fractions of the steps done.
     lengths: tuple[int, ...] = ()
     shape: ShapeName = "one_minus_sqrt"
     distributed: bool = False
 
+    def __post_init__(self):
+        require(not (self.law and self.branches), "--law needs no --branches.")
+
     def __call__(self, signals: Signals) -> None:
-        law = fit_law(self.run, self.branches)
+        law = read_law(self.law) if self.law else fit_law(self.run, self.branches)
         rates, *_ = curve(self.run)
         plan = plan_cooldowns(law, rates, self.lengths, self.shape)
         say(f"{self.run} after {len(rates)} steps:")
@@ -41,13 +52,21 @@ class Plan:
             advised = "   <- advised" if row[0] == plan.best else ""
             say("{:8d}  {:8d}   {:.4f}".format(*row) + advised)
         say(f"The law fits its curves within {law.residual:.4f} (root mean square).")
+        write_sealed(self.run / "law.json", law._asdict())
         draw_plan(self.run, plan)
-        say(f"{self.run}/plan.png is written.")
+        say(f"{self.run}/law.json and plan.png are written.")
 
 
-def fit_law(trunk: Path, branches: Sequence[Path] = ()) -> laws.LossLaw:
-    """The law of a trunk's loss, from its metrics and those of finished cooldowns."""
-    curves = [curve(trunk)]
+def fit_law(
+    trunk: Path, branches: Sequence[Path] = (), until: int | None = None
+) -> laws.LossLaw:
+    """The law of a trunk's loss, from its metrics and those of finished cooldowns.
+
+    With `until` the trunk is seen as it was after so many steps.
+    """
+    rates, steps, losses = curve(trunk)
+    known = slice(None) if until is None else steps <= until
+    curves = [(rates, steps[known], losses[known])]
     curves += [curve(branch) for branch in branches or finished_branches(trunk)]
     try:
         return laws.fit_loss_law(curves)
@@ -55,24 +74,54 @@ def fit_law(trunk: Path, branches: Sequence[Path] = ()) -> laws.LossLaw:
         raise UserError(f"The law of {trunk} cannot be fitted: {error}") from error
 
 
+def read_law(path: Path) -> laws.LossLaw:
+    """A law that `plan` has written."""
+    require(path.is_file(), f"There is no law in {path}.")
+    try:
+        return laws.LossLaw(**read_sealed(path))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a law: {error}.") from error
+
+
 def plan_cooldowns(
-    law: laws.LossLaw, rates: np.ndarray, lengths: Sequence[int], shape: ShapeName
+    law: laws.LossLaw,
+    rates: np.ndarray,
+    lengths: Sequence[int],
+    shape: ShapeName,
+    total_steps: int | None = None,
 ) -> laws.Cooldowns:
-    """What cooldowns would reach that start after a trunk's updates of these rates."""
+    """What cooldowns would reach after a trunk's updates of these rates."""
     if not lengths:
         parts = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
         lengths = sorted({max(1, round(part * len(rates))) for part in parts})
+    shape_of = getattr(optax_wsd.shapes, shape)
     try:
-        shape_of = getattr(optax_wsd.shapes, shape)
-        return laws.best_cooldown(law, rates, lengths, shape=shape_of)
+        return laws.best_cooldown(
+            law, rates, lengths, total_steps=total_steps, shape=shape_of
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
 def advised_length(trunk: Path, step: int, shape: ShapeName) -> int:
     """The length of cooldown to start at a step, for `cooldown --steps auto`."""
+    path = trunk / "law.json"
+    law = read_law(path) if path.exists() else fit_law(trunk)
     rates, *_ = curve(trunk)
-    return plan_cooldowns(fit_law(trunk), rates[:step], (), shape).best
+    return plan_cooldowns(law, rates[:step], (), shape).best
+
+
+def loss_if_cooled(folder: Path, step: int, shape: ShapeName) -> dict[str, float]:
+    """What a fifth of the steps done, as a cooldown from here, would reach.
+
+    By the law that `plan` has written to the run's folder; empty where there is none.
+    """
+    path = folder / "law.json"
+    if not path.exists():
+        return {}
+    rates = [line["lr"] for line in read_metrics(folder) if "lr" in line][:step]
+    plan = plan_cooldowns(read_law(path), np.array(rates), [-(-step // 5)], shape)
+    return {"val_loss_if_cooled": float(plan.losses[0])}
 
 
 def curve(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

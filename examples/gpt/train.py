@@ -12,6 +12,7 @@ import jax
 from .config import Config, UserError, require
 from .data import StepBatches, Text, batches_from, validation_batches
 from .optimizer import plan_cooldown
+from .plan import loss_if_cooled
 from .progress import (
     Line,
     Metrics,
@@ -190,12 +191,18 @@ class Recorder:
         raise DivergedError(f"{self._run.name}: {what}; {good}.")
 
     def evaluation(self, trainer: Trainer, state: State, validation) -> None:
-        """Evaluates the weights after the last step, in a stable run averaged too."""
+        """Evaluates the weights after the last step.
+
+        In a stable run the averaged weights too, and what a cooldown would reach.
+        """
         started_at = time.monotonic()
-        weights = trainer.weights(state)
-        if self._config.cooldown_start is not None:
+        weights, is_stable = trainer.weights(state), self._config.is_stable
+        if not is_stable:
             weights = {"val_loss": weights["val_loss"]}
         losses = {n: float(trainer.evaluate(p, validation)) for n, p in weights.items()}
+        if is_stable and jax.process_index() == 0:  # the one that writes the metrics
+            shape = self._config.optimizer.shape
+            losses |= loss_if_cooled(self._run.folder, self._step, shape)
         line = {"step": self._step, **losses, "val_bpb": bits(losses["val_loss"])}
         self._metrics.write(line)
         self._printer.evaluation(line, time.monotonic() - started_at)

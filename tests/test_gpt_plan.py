@@ -1,0 +1,195 @@
+"""Cooldowns planned from the law of a trunk's loss."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from examples.gpt.__main__ import main
+from examples.gpt.checkpoints import write_sealed
+from examples.gpt.compare import Compare
+from examples.gpt.config import (
+    DataConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimizerConfig,
+    UserError,
+    to_json,
+)
+from examples.gpt.plan import advised_length, curve, fit_law, read_law
+from examples.gpt.progress import read_evaluations
+from examples.gpt.signals import Signals
+from optax_wsd import laws
+from tests.gpt_tiny import quick_compile, run, tiny_config, write_text  # noqa: F401
+
+LAW = laws.LossLaw(2.0, 9.0, 0.5, 0.4, 0.16, 0.03, 0.4, 0.01, 0.0)
+STABLE = np.full(1000, 0.01)
+FALLING = np.concatenate([np.full(800, 0.01), np.linspace(0.01, 0, 200)])
+
+
+def write_curve(folder, parent, rates, steps):
+    """The manifest and metrics of a run whose losses follow a law exactly."""
+    folder.mkdir()
+    config = to_json(tiny_config(folder, steps=len(rates)))
+    manifest = {"config": config, "parent": parent}
+    write_sealed(folder / "run.json", manifest)
+    start = parent["step"] if parent else 0
+    lines = [{"step": i + 1, "lr": rates[i]} for i in range(start, len(rates))]
+    losses = LAW.predict(rates, np.array(steps))
+    pairs = zip(steps, losses, strict=True)
+    lines += [{"step": s, "val_loss": float(loss)} for s, loss in pairs]
+    text = "".join(json.dumps(line | {"seconds": 0}) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text)
+
+
+@pytest.fixture
+def trunk(tmp_path):
+    write_curve(tmp_path / "trunk", None, STABLE, range(50, 1001, 50))
+    return tmp_path / "trunk"
+
+
+@pytest.fixture
+def branch(trunk):
+    folder = trunk.parent / "branch"
+    parent = {"run": "../trunk", "step": 800}
+    write_curve(folder, parent, FALLING, range(820, 1001, 20))
+    return folder
+
+
+def test_a_plan_advises_a_length_and_the_cooldown_takes_it(trunk, branch, capsys):
+    assert main(["plan", str(trunk), "--branches", str(branch)]) == 0
+    out = capsys.readouterr().out
+    (advised,) = [line for line in out.splitlines() if "<- advised" in line]
+    assert "trunk after 1000 steps" in out
+    assert (trunk / "plan.png").read_bytes().startswith(b"\x89PNG")
+    assert int(advised.split()[0]) == advised_length(trunk, 1000, "one_minus_sqrt")
+
+
+def test_a_plan_needs_a_branch_and_says_so(trunk, capsys):
+    assert main(["plan", str(trunk)]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert re.search("The law of .*trunk cannot be fitted: .*short cooldown", error)
+
+
+def test_a_written_law_is_read_back_exactly(trunk, branch):
+    assert main(["plan", str(trunk), "--branches", str(branch)]) == 0
+    assert read_law(trunk / "law.json") == fit_law(trunk, [branch])
+
+
+def test_a_law_serves_another_trunk_that_has_no_branch(trunk, branch, capsys):
+    assert main(["plan", str(trunk), "--branches", str(branch)]) == 0
+    expected = capsys.readouterr().out.splitlines()[1:-1]
+    other = trunk.parent / "other"
+    write_curve(other, None, STABLE, range(50, 1001, 50))
+    assert main(["plan", str(other), "--law", str(trunk / "law.json")]) == 0
+    assert capsys.readouterr().out.splitlines()[1:-1] == expected
+    assert read_law(other / "law.json") == read_law(trunk / "law.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"floor": 1}', '{"flor": 1}', "\x00"])
+def test_a_file_that_is_no_law_is_refused(tmp_path, text):
+    (tmp_path / "law.json").write_text(text)
+    with pytest.raises(UserError, match="law.json is not a law"):
+        read_law(tmp_path / "law.json")
+
+
+def test_a_missing_law_is_refused(tmp_path):
+    with pytest.raises(UserError, match="There is no law in"):
+        read_law(tmp_path / "law.json")
+
+
+def test_a_plan_takes_a_law_or_branches_not_both(trunk, branch, capsys):
+    both = ["--law", str(trunk / "law.json"), "--branches", str(branch)]
+    assert main(["plan", str(trunk), *both]) == 2
+    assert "--law needs no --branches" in capsys.readouterr().err
+
+
+def test_a_law_fitted_until_a_step_does_not_see_later_ones(trunk, branch):
+    before = fit_law(trunk, [branch], until=600)
+    metrics = (trunk / "metrics.jsonl").read_text()
+    later = json.dumps({"step": 900, "val_loss": 4.0, "seconds": 0}) + "\n"
+    (trunk / "metrics.jsonl").write_text(metrics + later)
+    assert fit_law(trunk, [branch], until=600) == before
+    assert fit_law(trunk, [branch]) != before
+
+
+def test_with_a_law_a_trunk_tells_its_loss_if_cooled(tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    config, folder = tiny_config(write_text(text), steps=4), tmp_path / "trunk"
+    run(folder, config)
+    law = LAW._replace(peak_value=config.optimizer.peak)
+    write_sealed(folder / "law.json", law._asdict())
+    run(folder, tiny_config(text, steps=10))
+    first, *others = read_evaluations(folder)
+    assert "val_loss_if_cooled" not in first
+    assert [line["step"] for line in others] == [8, 10]
+    for line in others:  # a fifth of the steps done, from here
+        step, steps = line["step"], line["step"] + 2
+        rates, *_ = curve(folder)
+        cooled = rates[step - 1] * (1 - np.sqrt(np.arange(2) / 2))
+        expected = law.predict(np.concatenate([rates[:step], cooled]), steps)
+        assert line["val_loss_if_cooled"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_loss_if_cooled_is_told_of_trunks_only(tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    config = tiny_config(write_text(text), steps=8, cooldown_steps=4)
+    folder = tmp_path / "run"
+    run(folder, config)
+    write_sealed(folder / "law.json", LAW._asdict())
+    shutil.rmtree(folder / "checkpoints")
+    run(folder, config)
+    assert all("val_loss_if_cooled" not in line for line in read_evaluations(folder))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    text = folder / "text"
+    text.mkdir()
+    compare = Compare(
+        out=folder / "runs",
+        budgets=(24, 40),
+        steps="auto",
+        cosine_peaks=(0.01, 0.01),
+        model=ModelConfig(width=16, depth=1, heads=1),
+        data=DataConfig(write_text(text), 8, batch_size=8, validation_sequences=16),
+        optimizer=OptimizerConfig(peak=0.01, warmup_steps=3),
+        loop=LoopConfig(eval_every=2, save_every=4, snapshot_every=4, devices=1),
+    )
+    compare(Signals())
+    return compare
+
+
+def test_compare_lets_the_law_of_the_first_branch_decide_the_others(compared):
+    report = json.loads((compared.out / "report.json").read_text())
+    branches = [r for r in report["runs"] if r["schedule"] == "wsd"]
+    assert [r["budget_steps"] for r in branches] == [24, 40]
+    first, second = (r["steps_trained"] for r in branches)
+    assert first == 24 - 12  # of 0.64 * 24 the snapshot before
+    law = fit_law(compared.out / "trunk", [compared.out / "wsd-24"], until=24)
+    rates = np.minimum((np.arange(4) + 1) / 3, 1) * 0.01
+    lengths = range(4, 40, 4)
+    best = laws.best_cooldown(law, rates, lengths, total_steps=40).best
+    assert second == best
+
+
+def test_compare_decides_the_same_when_it_goes_on(compared):
+    before = json.loads((compared.out / "report.json").read_text())
+    shutil.rmtree(compared.out / "wsd-40")
+    compared(Signals())
+    after = json.loads((compared.out / "report.json").read_text())
+    assert before["runs"] == after["runs"]
+
+
+def test_compare_with_steps_cools_down_that_long():
+    compare = Compare(
+        budgets=(400, 600), steps=80, cosine_peaks=(0.01, 0.01), loop=LoopConfig()
+    )
+    runs = {run.name: run for run in compare.plan()}
+    assert runs["wsd-400"].steps == runs["wsd-600"].steps == 100  # 300, 500: snapshots
+    assert runs["trunk"].config.steps == 500

@@ -307,32 +307,48 @@ def test_lost_metrics_are_said(trunk, text, tmp_path, capsys):
     check_refused(command, "metrics.jsonl, .* has no evaluation", capsys)
 
 
-def test_two_processes_equal_one_and_stop_together(trunk, text, tmp_path):
-    out = tmp_path / "run"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = ["train", "--out", str(out), "--distributed", *options(text, 10**6)]
-    processes = [
-        start(
-            [*command, "--devices", "0"],
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(i),
-            JAX_NUM_CPU_DEVICES="1",
-        )
-        for i in range(2)
-    ]
-    wait_for(processes[0], lambda: len(read_evaluations(out)) >= 3)
-    processes[1].terminate()
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [143, 143], outputs
-    for one, two in zip(read_evaluations(trunk), read_evaluations(out), strict=False):
-        assert one["step"] == two["step"]
-        assert abs(one["val_loss"] - two["val_loss"]) < 1e-5
+def test_two_four_and_one_processes_go_on_as_one_would(text, tmp_path):
+    out, alone = tmp_path / "run", tmp_path / "alone"
+    two = start_together(2, out, text, steps=10**6)
+    wait_for(two[0], lambda: len(read_evaluations(out)) >= 3)
+    two[1].terminate()
+    outputs = [process.communicate(timeout=120) for process in two]
+    assert [process.returncode for process in two] == [143, 143], outputs
     (step,) = map(int, re.findall(r"run is saved at step (\d+)\.", outputs[0][0]))
     assert Checkpoints(out / "checkpoints", None).steps()[-1] == step
     assert "run is saved" not in outputs[1][0]
+    four = start_together(4, out, text, steps=step + 40)
+    outputs = [process.communicate(timeout=240) for process in four]
+    assert [process.returncode for process in four] == [0] * 4, outputs
+    assert f"from step {step} to {step + 40}" in outputs[0][0]
+    steps = options(text, step + 48)
+    assert main(["train", "--out", str(out), *steps]) == 0
+    assert main(["train", "--out", str(alone), *steps]) == 0
+    one, many = losses_of(alone), losses_of(out)
+    assert max(one) == step + 48 >= 60
+    assert all(abs(loss - many[step]) < 1e-5 for step, loss in one.items())
+
+
+def losses_of(folder: Path) -> dict[int, float]:
+    return {line["step"]: line["val_loss"] for line in read_evaluations(folder)}
+
+
+def start_together(count: int, out: Path, text: Path, steps: int):
+    """Processes of one run, with a device each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = ["train", "--out", str(out), "--distributed", *options(text, steps)]
+    return [
+        start(
+            [*command, "--devices", "0"],
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES=str(count),
+            JAX_PROCESS_ID=str(i),
+            JAX_NUM_CPU_DEVICES="1",
+        )
+        for i in range(count)
+    ]
 
 
 def start(command: list[str], **variables: str) -> subprocess.Popen:

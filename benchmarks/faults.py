@@ -1,6 +1,6 @@
 """Nothing lost: kills, corruptions and malformed commands, counted.
 
-    python -m benchmarks.faults                      everything, about 6 minutes
+    python -m benchmarks.faults                      everything, 5 to 9 minutes
     python -m benchmarks.faults --only corruptions   or kills, or commands
     python -m benchmarks.faults --seed 1             other moments, bits and mutations
 
@@ -141,13 +141,13 @@ def kills(folder: Path, rng: random.Random) -> Counter[tuple[str, str]]:
         counts["all", "LOST: a traceback in the log"] += 1
     for one, other in zip(killed, calm, strict=True):  # JAX starts here
         equal = same(states(one), states(other)) and history(one) == history(other)
-        verdict = (
-            "then equal to the undisturbed run" if equal else "LOST: other weights"
-        )
+        verdict = "in the end equal to the undisturbed run" if equal else UNEQUAL
         counts[one.name, verdict] += 1
-    return counts
+        counts[one.name, "LOST: room, to unfinished steps"] += len(drafts(one))
+    return +counts
 
 
+UNEQUAL = "LOST: not equal to the undisturbed run"
 TOO_LATE = "had ended already: not counted"
 
 
@@ -283,7 +283,10 @@ def consequence(run: Path, command: list[str], truth) -> tuple[str, str]:
         return "noticed, said, trained again from the step before", said
     if "from step" in said:
         return "not there: trained again from the step before, which it names", said
-    return "that step refused" if refused else "nothing depends on it", said
+    return (
+        "asked for, that step is refused" if refused else "nothing depends on it",
+        said,
+    )
 
 
 def restore_all(run: Path, truth) -> int:

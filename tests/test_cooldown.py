@@ -7,6 +7,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from orbax.checkpoint import v1 as ocp
 
 import optax_wsd
@@ -94,6 +96,30 @@ def test_started_equals_planned_without_a_recompile(nesting):
         optimizer=optax.inject_hyperparams(optax.adamw) if injected else optax.adamw
     )
     chex.assert_trees_all_close(params, want, rtol=1e-6)
+
+
+@jax.jit
+def multipliers(state):
+    """What a cooldown does to 16 updates."""
+    tx = optax_wsd.scale_by_cooldown()
+
+    def step(state, _):
+        update, state = tx.update(jnp.ones(()), state)
+        return state, update
+
+    return jax.lax.scan(step, state, None, 16)[1]
+
+
+@settings(deadline=None, max_examples=40)
+@given(start=st.integers(0, 2**30), steps=st.integers(1, 20), wait=st.integers(0, 10))
+def test_a_cooldown_from_any_step_is_the_planned_one(start, steps, wait):
+    state = optax_wsd.scale_by_cooldown().init(jnp.ones(()))
+    state = optax.tree.set(state, cooldown_count=jnp.int32(start))
+    at = start + wait if wait else None
+    state = optax_wsd.start_cooldown(state, steps, start_step=at)
+    planned = optax_wsd.cooldown_schedule(1.0, start + wait, steps)
+    want = planned(start + jnp.arange(16))
+    np.testing.assert_allclose(multipliers(state), want, rtol=4 * 2.0**-23)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Shapes and schedules against float64 formulas, at every scale of steps."""
 
+import functools
 import pickle
 import re
 
@@ -170,6 +171,46 @@ def test_wsd_rises_stays_and_falls_within_its_bounds(
     assert (value[steps >= total] == (end if cooldown else np.float32(peak))).all()
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    warmup=lengths,
+    stable=lengths,
+    cooldown=st.integers(0, 2**30 - 1),
+    at=st.floats(0, 1),
+    shape=st.sampled_from(sorted(FORMULAS)),
+)
+def test_any_wsd_is_its_formula_down_to_its_last_step(
+    warmup, stable, cooldown, at, shape
+):
+    total = max(min(warmup + stable + cooldown, LAST_STEP), 1)
+    warmup = min(warmup, total - cooldown)
+    steps = np.int32([at * (total - 1), total - 1])
+    phases = {"warmup_steps": warmup, "cooldown_steps": cooldown}
+    shape_of = FORMULAS[shape][0]
+    schedule = optax_wsd.wsd_schedule(0.3, total, **phases, shape=shape_of)
+    want = wsd_float64(steps, 0.3, total, warmup, cooldown, shape=shape)
+    np.testing.assert_allclose(schedule(steps), want, rtol=10 * ULP)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    warmup=st.integers(0, 2**20),
+    stable=st.integers(0, 2**20),
+    cooldown=st.integers(1, 2**20),
+    shape=st.sampled_from(["linear", "one_minus_sqrt"]),
+)
+def test_no_wsd_jumps(warmup, stable, cooldown, shape):
+    """Its steps are those of the warmup and the first of the cooldown, at most."""
+    total, (shape_of, formula) = warmup + stable + cooldown, FORMULAS[shape]
+    phases = {"warmup_steps": warmup, "cooldown_steps": cooldown}
+    schedule = optax_wsd.wsd_schedule(1.0, total, **phases, shape=shape_of)
+    borders = np.array([0, warmup, total - cooldown, total])
+    steps = np.maximum(borders[:, None] + np.arange(-9, 10), 0)
+    rise, fall = 1 / max(warmup, 1), 1 - formula(1 / cooldown, 1 - 1 / cooldown)
+    change = np.asarray(schedule(steps + 1) - schedule(steps))
+    assert change.max() <= rise + ULP and change.min() >= -fall - ULP
+
+
 @settings(deadline=None, max_examples=30)
 @given(start=st.integers(0, 10**9), steps=st.integers(1, 10**9))
 def test_a_branch_is_the_schedule_planned_for_its_budget(start, steps):
@@ -295,6 +336,35 @@ def test_every_kind_of_step_gives_the_same_value(name):
     assert schedule(51).dtype == jnp.float32
     assert np.isfinite(float(schedule(LAST_STEP)))
     assert float(schedule(jnp.uint32(2**32 - 1))) == float(schedule(LAST_STEP))
+
+
+@functools.cache
+def programs(name):
+    """The values of a schedule by jit, by vmap and by scan, each compiled once."""
+
+    def by_scan(peak, n, steps):
+        schedule = SCHEDULES[name](peak, n)
+        return jax.lax.scan(lambda _, step: (None, schedule(step)), None, steps)[1]
+
+    def by_jit(peak, n, steps):
+        return SCHEDULES[name](peak, n)(steps)
+
+    return [jax.jit(f) for f in (by_jit, jax.vmap(by_jit, (None, None, 0)), by_scan)]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@settings(deadline=None, max_examples=20)
+@given(
+    peak=st.floats(2**-20, 8, width=32),
+    n=st.integers(2, 10**8),
+    at=st.tuples(*[st.floats(0, 12)] * 3),
+)
+def test_jit_vmap_and_scan_equal_eager(name, peak, n, at):
+    steps = np.int32(np.multiply(at, n))
+    want = SCHEDULES[name](peak, n)(steps)
+    for program in programs(name):
+        got = program(np.float32(peak), np.int32(n), steps)
+        np.testing.assert_allclose(got, want, rtol=4 * ULP)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

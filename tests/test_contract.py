@@ -323,6 +323,66 @@ def test_dtypes_are_kept_and_averages_are_at_least_float32(name, dtype):
 
 
 @cases
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_a_step_may_be_one_branch_of_a_cond(name, dtype):
+    """Params and state keep their shapes, dtypes and weak types."""
+    with jax.enable_x64(dtype == "float64"):
+        tx, params = CASES[name].make(), start_params(dtype)
+        state = started(tx, params)
+
+        @jax.jit
+        def maybe(do, params, state):
+            grads = gradient(params, 0.0)
+            return jax.lax.cond(
+                do,
+                lambda: tx.update(grads, state, params),
+                lambda: (grads, state),
+            )
+
+        chex.assert_trees_all_equal(maybe(False, params, state)[1], state)
+        updates, _ = tx.update(gradient(params, 0.0), state, params)
+        got, _ = maybe(True, params, state)
+        chex.assert_trees_all_close(got, updates, rtol=2e-2)
+
+
+def parabola(x):
+    return jnp.sum(jnp.abs(x - jnp.array([1.0, -1.0])) ** 2)
+
+
+def rosenbrock(x):
+    return jnp.abs(1 - x[0]) ** 2 + 100 * jnp.abs(x[1] - x[0] ** 2) ** 2
+
+
+@cases
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
+@pytest.mark.parametrize(
+    ("problem", "best"), [(parabola, [1.0, -1.0]), (rosenbrock, [1.0, 1.0])]
+)
+def test_converges_as_optax_asks_of_its_optimizers(name, problem, best, dtype):
+    """In 30,000 steps, real and complex; the evaluated params too."""
+    case = CASES[name]
+    options = {"weight_decay": 0.0} if "weight_decay" in case.static else {}
+    if case.complete:
+        options["learning_rate"] = 2e-3 if name.endswith("sgd") else 1e-2
+    tx = case.make(**options)
+
+    @jax.jit
+    def solve(params):
+        def body(carry, _):
+            params, state = carry
+            grads = jnp.conj(jax.grad(problem)(params))
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(body, (params, tx.init(params)), None, 30_000)[0]
+
+    params, state = solve(jnp.zeros(2, dtype))
+    for found in (params, optax_wsd.eval_params(state, params)):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, best, rtol=3e-2, atol=3e-2)
+
+
+@cases
 def test_accumulated_micro_steps_are_no_steps(name):
     """Eight micro-steps of MultiSteps equal one step on the mean gradient."""
     tx, params = CASES[name].make(), start_params()
@@ -414,6 +474,23 @@ def test_inject_hyperparams_equals_constants(name):
         optax.inject_hyperparams(factory)(**case.arguments), start_params()
     )
     assert_same(injected, trained(name), rtol=5e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].complete])
+def test_a_rate_may_be_a_schedule_also_an_injected_one(name):
+    """A constant one equals the constant; a falling one is the same both ways."""
+    case, schedule = CASES[name], optax.linear_schedule(0.1, 0.01, STEPS)
+    constant = case.make(learning_rate=optax.constant_schedule(0.1))
+    tolerance = dict(rtol=2e-5, atol=1e-6)
+    assert_same(train(constant, start_params()), trained(name), **tolerance)
+
+    def factory(learning_rate):
+        return case.make(learning_rate=learning_rate)
+
+    injected = optax.inject_hyperparams(factory)
+    got = train(injected(learning_rate=schedule), start_params())
+    want = train(case.make(learning_rate=schedule), start_params())
+    assert_same(got, want, **tolerance)
 
 
 @cases

@@ -1,9 +1,10 @@
 # Each target sets up what it needs: a virtual environment from pip, in .venv.
+# `make floors` does all of CI on the lowest versions that pyproject.toml states.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs
+.PHONY: demo test check docs floors
 
 demo: $(VENV)/examples.installed
 	$(BIN)/python -m examples.gpt compare
@@ -19,6 +20,12 @@ check: $(VENV)/dev.installed
 
 docs: $(VENV)/docs.installed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build
+
+floors:
+	rm -rf $(VENV)-floors
+	$(PYTHON) -m venv $(VENV)-floors
+	grep -o '"[A-Za-z-]\+>=[0-9.]*' pyproject.toml | tr -d '"' | sed 's/>=/==/' > $(VENV)-floors/floors.txt
+	PIP_CONSTRAINT=$(VENV)-floors/floors.txt $(MAKE) VENV=$(VENV)-floors check docs test
 
 $(VENV)/%.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'

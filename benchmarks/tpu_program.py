@@ -8,6 +8,7 @@ bfloat16 with float32 params; its vocabulary is bytes. Each row is one program: 
 it fits, what it needs of each chip, and its collectives.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -76,12 +77,13 @@ def compile_step(
         donate_argnums=(0, 1),
         out_shardings=(*shardings, NamedSharding(mesh, PartitionSpec())),
     )
-    return step.lower(params, state, tokens).compile()
+    with jax.set_mesh(mesh):
+        return step.lower(params, state, tokens).compile()
 
 
 def main(
     generation: str = "v5e",
-    chips: tuple[int, ...] = (4, 16, 256),
+    layouts: tuple[tuple[int, int], ...] = ((1, 4), (1, 16), (4, 4), (16, 16)),
     batch_per_chip: int = 8,
     length: int = 1024,
     width: int = 768,
@@ -94,7 +96,8 @@ def main(
 
     Args:
         generation: v5e, v6e or v5p.
-        chips: Numbers of chips to compile for.
+        layouts: Chips over which only the batch is split, times chips over which
+            params and state are split too.
         batch_per_chip: Sequences in a step on each chip.
         length: Bytes in a sequence.
         width: Width of the model.
@@ -109,21 +112,20 @@ def main(
     print(versions("flax", "libtpu"))
     header = "chips,data x fsdp,optimizer,fits,GiB,state MiB,Tflop,collectives"
     print_table(header.split(","), [])
-    for number in chips:
-        side = int(number**0.5)
-        for axes in ((1, number), (number // side, side)):
-            devices = np.array(tpu_devices(generation, number)).reshape(axes)
-            mesh = Mesh(devices, ("data", "fsdp"))
-            for name in optimizers or OPTIMIZERS:
-                cells = compiled_cells(
-                    config,
-                    OPTIMIZERS[name](),
-                    mesh,
-                    batch=batch_per_chip * number,
-                    length=length,
-                    remat=remat,
-                )
-                print_row([f"{number}", f"{axes[0]} x {axes[1]}", name, *cells])
+    for layout in layouts:
+        number = math.prod(layout)
+        devices = np.array(tpu_devices(generation, number)).reshape(layout)
+        mesh = Mesh(devices, ("data", "fsdp"))
+        for name in optimizers or OPTIMIZERS:
+            cells = compiled_cells(
+                config,
+                OPTIMIZERS[name](),
+                mesh,
+                batch=batch_per_chip * number,
+                length=length,
+                remat=remat,
+            )
+            print_row([f"{number}", "{} x {}".format(*layout), name, *cells])
 
 
 def compiled_cells(config, tx, mesh: Mesh, **how) -> list[str]:

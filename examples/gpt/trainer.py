@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    use_abstract_mesh,
+)
 
 from . import model, optimizer
 from .config import Config, LoopConfig, ModelConfig, OptimizerConfig, require
@@ -45,7 +51,7 @@ class Trainer:
             self._step, donate_argnums=0, out_shardings=(self.shardings, None)
         )
         self.weights = jax.jit(functools.partial(optimizer.weights_to_evaluate, config))
-        self.evaluate = _shared_evaluation(model_config)
+        self.evaluate = _shared_evaluation(model_config, self.mesh)
 
     def place(self, rows: np.ndarray, axis: int = 0) -> jax.Array:
         """This process's rows of a batch as a part of the global array."""
@@ -65,9 +71,10 @@ class Trainer:
 
         def micro_step(carry, tokens):
             params, opt_state = carry
-            loss, grads = jax.value_and_grad(
-                lambda params: model.next_byte_loss(self.graphdef, params, tokens)
-            )(params)
+            with use_abstract_mesh(self.mesh.abstract_mesh):
+                loss, grads = jax.value_and_grad(
+                    lambda params: model.next_byte_loss(self.graphdef, params, tokens)
+                )(params)
             updates, opt_state = tx.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
             return (params, opt_state), (loss, optax.tree.norm(grads))
@@ -93,13 +100,14 @@ class Trainer:
 
 
 @functools.lru_cache
-def _shared_evaluation(model_config: ModelConfig):
+def _shared_evaluation(model_config: ModelConfig, mesh: Mesh):
     """The compiled mean loss of weights over batches, for all runs of a model."""
     graphdef = model.graph(model_config)
 
     def evaluate(params, tokens_NxBxM):
         batch_loss = functools.partial(model.next_byte_loss, graphdef, params)
-        return jax.lax.map(batch_loss, tokens_NxBxM).mean()
+        with use_abstract_mesh(mesh.abstract_mesh):
+            return jax.lax.map(batch_loss, tokens_NxBxM).mean()
 
     return jax.jit(evaluate)
 

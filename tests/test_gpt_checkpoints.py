@@ -1,6 +1,7 @@
 """The example's checkpoints: complete and verified, or not there."""
 
 import json
+import pickle
 import resource
 import shutil
 from pathlib import Path
@@ -37,6 +38,13 @@ def test_what_was_saved_comes_back(tmp_path):
     restored = saved(tmp_path, [5]).restore(5, ABSTRACT)
     assert int(restored["step"]) == 5
     assert (restored["params"]["w"] == STATE["params"]["w"]).all()
+
+
+def test_nothing_is_unpickled(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, [5])
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.delattr(pickle, name)
+    assert int(checkpoints.restore(5, ABSTRACT)["step"]) == 5
 
 
 def test_the_newest_snapshots_and_branch_points_are_kept(tmp_path):

@@ -158,6 +158,12 @@ def test_samples_are_text_from_raw_and_averaged_weights(trunk, capsys):
     check_refused(["sample", f"{trunk}@5"], "no checkpoint of step 5", capsys)
 
 
+def test_a_prompt_may_be_any_bytes(trunk, capsys):
+    prompt = os.fsdecode(b"\xff\xfe is no text")
+    assert main(["sample", str(trunk), "--prompt", prompt, "--bytes", "5"]) == 0
+    assert capsys.readouterr().out.startswith("\ufffd\ufffd is no text")
+
+
 def compare_command(out: Path, text: Path) -> list[str]:
     command = ["compare", "--out", str(out), "--budgets", "8", "12", "16"]
     return [*command, *TINY, "--data", str(text), "--cooldown-share", "0.5"]

@@ -140,6 +140,7 @@ class Checkpoints:
         """
         self._manifest(step)
         self._path(step, ".keep").touch()
+        require(step in self.steps(), self._not_there(step))  # not deleted meanwhile
         return hashlib.sha256(self._path(step, ".json").read_bytes()).hexdigest()
 
     def _manifest(self, step: int) -> dict[str, Any]:

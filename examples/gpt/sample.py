@@ -1,6 +1,7 @@
 """Text from a run, sampled byte by byte."""
 
 import functools
+import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -47,16 +48,17 @@ class Sample:
         weights = trainer.weights(state)
         params = weights.get("val_loss_ema" if self.weights == "averaged" else "")
         params = weights["val_loss"] if params is None else params
+        prompt = os.fsencode(self.prompt)  # any bytes, as the shell gave them
         written = sample(
             trainer.graphdef,
             params,
-            self.prompt.encode() or END_OF_FILE,
+            prompt or END_OF_FILE,
             self.bytes,
             config.data.sequence_length,
             self.temperature,
             jax.random.key(self.seed),
         )
-        say(self.prompt + written.decode(errors="replace"))
+        say((prompt + written).decode(errors="replace"))
 
 
 def sample(graphdef, params, prompt: bytes, count, length, temperature, key) -> bytes:

@@ -24,6 +24,7 @@ import tyro
 import optax_wsd
 from examples.gpt import model
 from examples.gpt.config import ModelConfig
+from examples.gpt.trainer import keep_freed_memory
 
 from .programs import print_table, versions
 
@@ -169,6 +170,7 @@ def main(
         steps: Steps of each in a round.
     """
     on_cpu = jax.default_backend() == "cpu"
+    keep_freed_memory()  # as the example does; here for both
     config = ModelConfig(width=width, depth=depth, heads=heads)
     tokens = np.random.default_rng(0).integers(
         0, model.VOCABULARY, (batch, length + 1), dtype=np.int32

@@ -1,6 +1,5 @@
 """`python -m examples.gpt VERB`: train, cool down, compare, sample."""
 
-import ctypes
 import os
 import shlex
 import sys
@@ -21,6 +20,7 @@ from .runs import branch_config, find_step, read_manifest
 from .sample import Sample
 from .signals import Interrupted, Signals
 from .train import DivergedError, run_to_end
+from .trainer import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> int:
         verb = tyro.cli(Verb, prog="python -m examples.gpt", args=arguments)
         if verb.distributed:
             _join_processes()
-        _keep_freed_memory()
+        keep_freed_memory()
         with Signals() as signals:
             verb(signals)
     except UserError as error:
@@ -122,20 +122,6 @@ def _join_processes() -> None:
         )
     except ValueError as error:
         raise UserError(f"--distributed finds no other processes: {error}") from error
-
-
-def _keep_freed_memory() -> None:
-    """Lets a CPU's memory be used again, where glibc would give it back and fetch it.
-
-    XLA frees its buffers after each step. Without this every step of the default model
-    takes 27,000 page faults, a quarter of its processor time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
-    if mallopt is not None and jax.default_backend() == "cpu":
-        mmap_max, trim_threshold, arena_max = -4, -1, -8  # of malloc.h
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(arena_max, 1)
 
 
 def _fail(sentence: str, code: int) -> int:

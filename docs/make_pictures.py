@@ -2,9 +2,13 @@
 
     python -m docs.make_pictures
 
-Drawn to be read at the width of a phone, on a light and on a dark page.
+Drawn to be read at the width of a phone, on a light and on a dark page. That of a plan
+takes a minute of training, once, in runs/plan.
 """
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -14,12 +18,19 @@ import numpy as np
 import optax
 
 import optax_wsd
+from examples.gpt import plan, report
 from optax_wsd import shapes
 
 matplotlib.use("svg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 
+TRUNK = Path("runs/plan")
+SIZE = "--width 48 --depth 2 --sequence-length 64 --batch-size 8 --peak 8e-3"
+RUNS = (
+    ["train", "--out", str(TRUNK), "--steps", "1000", *SIZE.split()],
+    ["cooldown", "--from", f"{TRUNK}@600", "--steps", "120"],
+)
 FOLDER = Path(__file__).parent / "pictures"
 GRAY = "#757d86"  # as readable on white as on black
 PHASES = {"warmup": "#e08a1e", "stable": "#3b8ede", "cooldown": "#22a06b"}
@@ -196,6 +207,17 @@ def schedule_free_weights(steps, decoupling):
     return np.asarray(optax_wsd.eval_params(carry[1], carry[0]))
 
 
+def draw_plan():
+    """What `plan` draws, in letters that can be read on a phone."""
+    for command in RUNS:
+        subprocess.run([sys.executable, "-m", "examples.gpt", *command], check=True)
+    law, (rates, *_) = plan.fit_law(TRUNK), plan.curve(TRUNK)
+    cooldowns = plan.plan_cooldowns(law, rates, (), "one_minus_sqrt")
+    with plt.rc_context({"font.size": 15, "axes.labelsize": 13}):
+        report.draw_plan(TRUNK, cooldowns)
+    shutil.copy(TRUNK / "plan.png", FOLDER)
+
+
 def save(figure, name):
     figure.set_layout_engine("constrained")
     figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
@@ -204,6 +226,7 @@ def save(figure, name):
 
 def main():
     FOLDER.mkdir(exist_ok=True)
+    draw_plan()
     plt.style.use(STYLE)
     draw_shapes()
     draw_schedules()

@@ -183,12 +183,10 @@ class Recorder:
     def _stop(self, what: str) -> NoReturn:
         self._run.checkpoints.finish()
         steps = self._run.checkpoints.steps()
-        good = (
-            f"the last good checkpoint is step {steps[-1]}"
-            if steps
-            else "none is saved"
+        good = f"step {steps[-1]}" if steps else "none"
+        raise DivergedError(
+            f"{self._run.name}: {what}; the last good checkpoint: {good}."
         )
-        raise DivergedError(f"{self._run.name}: {what}; {good}.")
 
     def evaluation(self, trainer: Trainer, state: State, validation) -> None:
         """Evaluates the weights after the last step.

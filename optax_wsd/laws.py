@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 Curve = tuple[jax.typing.ArrayLike, jax.typing.ArrayLike, jax.typing.ArrayLike]
-"""One run for `fit_loss_law`: (learning_rates, steps, losses)."""
+"""The learning_rates, steps and losses of one run, for `fit_loss_law`."""
 
 RATE_EXPONENT = 0.64  # of the response's speed: Luo et al. fit 0.635 to 0.655
 MAX_GROUPS = 512  # changes of the rate that the sum over them keeps apart

@@ -169,8 +169,8 @@ def main(
         rounds: Interleaved rounds.
         steps: Steps of each in a round.
     """
-    on_cpu = jax.default_backend() == "cpu"
     keep_freed_memory()  # as the example does; here for both
+    on_cpu = jax.default_backend() == "cpu"
     config = ModelConfig(width=width, depth=depth, heads=heads)
     tokens = np.random.default_rng(0).integers(
         0, model.VOCABULARY, (batch, length + 1), dtype=np.int32

@@ -93,9 +93,9 @@ def main(arguments: list[str]) -> int:
     """Runs a verb and returns the exit code."""
     try:
         verb = tyro.cli(Verb, prog="python -m examples.gpt", args=arguments)
+        keep_freed_memory()
         if verb.distributed:
             _join_processes()
-        keep_freed_memory()
         with Signals() as signals:
             verb(signals)
     except UserError as error:

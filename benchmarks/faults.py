@@ -207,7 +207,7 @@ def kill(command, out: Path, step: int, rng: random.Random, log: Path) -> str:
         if os.waitpid(pid, os.WNOHANG) != (0, 0):
             return TOO_LATE
         time.sleep(0.001)
-    time.sleep(0.02 * delay)
+    time.sleep(0.005 * delay)
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     if os.WIFEXITED(status):

@@ -48,8 +48,8 @@ def test_fresh_weights_know_nothing():
 
 def test_rotation_shows_only_distances():
     query, key = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8))
-    queries, keys = (model.rotate(jnp.tile(x, (1, 12, 1, 1))) for x in (query, key))
-    products = np.einsum("bihk,bjhk->ij", queries, keys)
+    queries, keys = (model.rotate(jnp.tile(x, (1, 1, 12, 1))) for x in (query, key))
+    products = np.einsum("bhik,bhjk->ij", queries, keys)
     for distance in range(6):
         diagonal = np.diagonal(products, distance)
         np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-5)
@@ -60,7 +60,8 @@ def test_attention_is_that_of_jax(dtype):
     q, k, v = np.random.default_rng(0).normal(size=(3, 2, 9, 2, 8))
     q, k, v = (jnp.asarray(x, dtype) for x in (q, k, v))
     expected = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-    actual = model.attend(q, k, v)
+    heads_first = (x.swapaxes(1, 2) for x in (q, k, v))
+    actual = model.attend(*heads_first).swapaxes(1, 2)
     assert actual.dtype == dtype
     atol = 4 * float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(

@@ -30,14 +30,14 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BxLxD):
         batch, length, width = x_BxLxD.shape
-        qkv = self.qkv(x_BxLxD).reshape(batch, length, 3 * self.heads, -1)
-        q_BxLxHxK, k_BxLxHxK, v_BxLxHxK = jnp.split(qkv, 3, axis=2)
-        y_BxLxHxK = attend(
-            rotate(self.query_norm(q_BxLxHxK)),
-            rotate(self.key_norm(k_BxLxHxK)),
-            v_BxLxHxK,
+        qkv_BxLx3xHxK = self.qkv(x_BxLxD).reshape(batch, length, 3, self.heads, -1)
+        q_BxHxLxK, k_BxHxLxK, v_BxHxLxK = jnp.moveaxis(qkv_BxLx3xHxK, (2, 3), (0, 2))
+        y_BxHxLxK = attend(
+            rotate(self.query_norm(q_BxHxLxK)),
+            rotate(self.key_norm(k_BxHxLxK)),
+            v_BxHxLxK,
         )
-        return self.out(y_BxLxHxK.reshape(batch, length, width))
+        return self.out(y_BxHxLxK.swapaxes(1, 2).reshape(batch, length, width))
 
 
 class FeedForward(nnx.Module):
@@ -110,34 +110,31 @@ def keep_rows(x_BxLxD):
     return jax.lax.with_sharding_constraint(x_BxLxD, PartitionSpec(mesh.axis_names))
 
 
-def attend(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK):
+def attend(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK):
     """Causal attention, its scores in float32.
 
     Written out, as on a CPU it takes less time than `jax.nn.dot_product_attention`.
     """
-    length, width = q_BxLxHxK.shape[1], q_BxLxHxK.shape[3]
     scores_BxHxLxM = jnp.einsum(
-        "blhk,bmhk->bhlm",
-        q_BxLxHxK,
-        k_BxLxHxK,
-        preferred_element_type=jnp.float32,
+        "bhlk,bhmk->bhlm", q_BxHxLxK, k_BxHxLxK, preferred_element_type=jnp.float32
     )
+    length, width = q_BxHxLxK.shape[2:]
     seen_LxM = np.tril(np.ones((length, length), bool))[None, None]
     scores_BxHxLxM = jnp.where(seen_LxM, scores_BxHxLxM * width**-0.5, -jnp.inf)
-    weights_BxHxLxM = jax.nn.softmax(scores_BxHxLxM).astype(v_BxLxHxK.dtype)
-    return jnp.einsum("bhlm,bmhk->blhk", weights_BxHxLxM, v_BxLxHxK)
+    weights_BxHxLxM = jax.nn.softmax(scores_BxHxLxM).astype(v_BxHxLxK.dtype)
+    return jnp.einsum("bhlm,bhmk->bhlk", weights_BxHxLxM, v_BxHxLxK)
 
 
-def rotate(x_BxLxHxK):
+def rotate(x_BxHxLxK):
     """Rotary positions: turns the two halves of K by angles that grow with L."""
-    length, half = x_BxLxHxK.shape[1], x_BxLxHxK.shape[3] // 2
+    length, half = x_BxHxLxK.shape[2], x_BxHxLxK.shape[3] // 2
     # By NumPy, as constants: XLA would compute them anew for every number turned.
     rate_K = 10_000.0 ** (-np.arange(half) / half)
-    angle_LxK = np.outer(np.arange(length), rate_K)[None, :, None]
+    angle_LxK = np.outer(np.arange(length), rate_K)[None, None]
     cos, sin = (f(angle_LxK).astype(np.float32) for f in (np.cos, np.sin))
-    first, second = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
+    first, second = jnp.split(x_BxHxLxK.astype(jnp.float32), 2, axis=-1)
     turned = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate(turned, axis=-1).astype(x_BxLxHxK.dtype)
+    return jnp.concatenate(turned, axis=-1).astype(x_BxHxLxK.dtype)
 
 
 def compute_dtype(config: ModelConfig):

@@ -6,8 +6,9 @@
 Both train on the same batch with AdamW in float32 on this machine's CPU, or on its GPU
 in bfloat16: the example's model, jitted, and `transformers.GPT2LMHeadModel` with the
 same width, depth, heads, length and vocabulary, no dropout, and about as many numbers
-in its matrices. Rounds are interleaved; speeds are medians of ratios within a round.
-The peak is that of a large matrix product, the better of both libraries.
+in its matrices. Beside them stand the example's matrix products alone. Rounds are
+interleaved; speeds are medians of ratios within a round. The peak is that of a large
+matrix product, the better of both libraries.
 """
 
 import statistics
@@ -118,6 +119,47 @@ class Peer:
         float(self.loss.detach())
 
 
+class Products:
+    """The matrix products of the example's step and nothing else, forward and back."""
+
+    compile_seconds = 0.0
+
+    def __init__(self, config: ModelConfig, params, tokens_BxM: np.ndarray):
+        batch, length = tokens_BxM.shape[0], tokens_BxM.shape[1] - 1
+        dtype, heads = model.compute_dtype(config), (batch, config.heads)
+
+        def ones(*shape):
+            return jnp.ones(shape, dtype)
+
+        def linear(w):
+            inputs, outputs = w.shape
+            rows = batch * length
+            return ones(rows, inputs), ones(inputs, outputs), ones(rows, outputs)
+
+        def attention():
+            width = config.width // config.heads
+            vectors = [ones(*heads, length, width) for _ in range(4)]
+            return *vectors, *(ones(*heads, length, length) for _ in range(2))
+
+        # Bytes are looked up in the embedding, unless it is the head too.
+        used = {k: v for k, v in params.items() if config.tied or k != "embed"}
+        matrices = [linear(w) for w in jax.tree.leaves(used) if w.ndim > 1]
+        self.factors = matrices, [attention() for _ in range(config.depth)]
+        self.products = jax.jit(self._products)
+
+    @staticmethod
+    def _products(matrices, attentions):
+        linear = [(x @ w, dy @ w.T, x.T @ dy) for x, w, dy in matrices]
+        return linear, [
+            (q @ k.mT, a @ v, dy @ v.mT, a.mT @ dy, ds @ k, ds.mT @ q)
+            for q, k, v, dy, a, ds in attentions
+        ]
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            jax.block_until_ready(self.products(*self.factors))
+
+
 class Matmul:
     """A product of square matrices, for the peak."""
 
@@ -179,6 +221,9 @@ def main(
         f"example, {name}": Example(config, make(), tokens)
         for name, make in OPTIMIZERS.items()
     }
+    timed["its matrix products alone"] = Products(
+        config, timed["example, adamw"].params, tokens
+    )
     matmuls: dict[str, Any] = {"jax": Matmul(jnp.float32 if on_cpu else jnp.bfloat16)}
     base = "example, adamw"
     try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -19,9 +20,11 @@ TPUS = {
 }
 # A collective beside other work is in the text in several pieces of one channel.
 COLLECTIVES = re.compile(
-    r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
+    r"= (\S+|\(.*?\)) "
+    r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
     r"(?:-start)?\(.*?channel_id=(\d+)"
 )
+ARRAYS = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
 
 
 @dataclasses.dataclass
@@ -33,7 +36,8 @@ class Figures:
     argument_bytes: int
     temporary_bytes: int
     peak_bytes: int  # arguments, outputs that are not arguments, temporaries
-    collectives: Counter[str]
+    collectives: Counter[str]  # arrays that go through each kind, however combined
+    collective_bytes: int  # of what comes out of them
 
 
 def figures(compiled: Any) -> Figures:
@@ -41,16 +45,28 @@ def figures(compiled: Any) -> Figures:
     arguments = memory.argument_size_in_bytes
     temporaries = memory.temp_size_in_bytes
     fresh_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    collectives = list(_collectives(compiled.as_text()))
     return Figures(
         flops=cost.get("flops", 0.0),
         bytes_accessed=cost["bytes accessed"],
         argument_bytes=arguments,
         temporary_bytes=temporaries,
         peak_bytes=arguments + fresh_outputs + temporaries,
-        collectives=Counter(
-            kind for kind, _ in set(COLLECTIVES.findall(compiled.as_text()))
-        ),
+        collectives=Counter(kind for kind, _ in collectives),
+        collective_bytes=sum(size for _, size in collectives),
     )
+
+
+def _collectives(program: str):
+    """The kind and bytes of each array that a program's collectives bring."""
+    found = {
+        (kind, channel, tuple(ARRAYS.findall(re.sub(r"\{[^}]*\}", "", result))))
+        for result, kind, channel in COLLECTIVES.findall(program)
+    }
+    for kind, _, arrays in found:
+        for bits, shape in arrays:
+            numbers = math.prod(int(n) for n in shape.split(",") if n)
+            yield kind, int(bits) // 8 * numbers
 
 
 def tpu_devices(generation: str, chips: int) -> list[Any]:

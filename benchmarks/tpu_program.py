@@ -110,7 +110,9 @@ def main(
         width=width, depth=depth, heads=heads, compute_dtype="bfloat16"
     )
     print(versions("flax", "libtpu"))
-    header = "chips,data x fsdp,optimizer,fits,GiB,state MiB,Tflop,collectives"
+    header = (
+        "chips,data x fsdp,optimizer,fits,GiB,state MiB,Tflop,arrays in collectives,MiB"
+    )
     print_table(header.split(","), [])
     for layout in layouts:
         number = math.prod(layout)
@@ -134,7 +136,7 @@ def compiled_cells(config, tx, mesh: Mesh, **how) -> list[str]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return ["no", "", "", "", ""]
+        return ["no", "", "", "", "", ""]
     cost = figures(compiled)
     return [
         "yes",
@@ -142,6 +144,7 @@ def compiled_cells(config, tx, mesh: Mesh, **how) -> list[str]:
         f"{cost.argument_bytes / 2**20:.0f}",
         f"{cost.flops / 1e12:.2f}",
         ", ".join(f"{n} {kind}" for kind, n in sorted(cost.collectives.items())),
+        f"{cost.collective_bytes / 2**20:.0f}",
     ]
 
 

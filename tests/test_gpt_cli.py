@@ -104,6 +104,8 @@ BAD_TRAINING = [
     (["--peak", "-1"], "--peak must be above 0, got -1.0"),
     (["--peak", "nan"], "--peak must be above 0, got nan"),
     (["--batch-size", "7", "--devices", "2"], "multiple of the number of devices"),
+    (["--devices", "9"], "--devices 9: there are 8"),
+    (["--width", str(2**21)], r"need [\d,]+ GiB, and there are \d+: lower --width"),
     (["--sequence-length", "99999"], "--sequence-length 99999 needs"),
     (["--data", "/nowhere"], "Cannot read /nowhere: No such file"),
     (["--stepps", "3"], "[Uu]nrecognized.*--stepps"),
@@ -119,6 +121,15 @@ def test_bad_training_is_one_sentence_and_exit_code_2(
     command = ["train", "--out", str(out), *options(text, 12), *changes]
     check_refused(command, sentence, capsys)
     assert not out.exists()
+
+
+def test_memory_that_runs_out_is_one_sentence(text, tmp_path, monkeypatch, capsys):
+    def run_out(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr("examples.gpt.__main__.run_to_end", run_out)
+    command = ["train", "--out", str(tmp_path / "run"), *options(text, 12)]
+    check_refused(command, "not enough memory: try a smaller --batch-size", capsys)
 
 
 def check_refused(command, sentence, capsys):

@@ -20,7 +20,7 @@ from .runs import branch_config, find_step, read_manifest
 from .sample import Sample
 from .signals import Interrupted, Signals
 from .train import DivergedError, run_to_end
-from .trainer import keep_freed_memory
+from .trainer import check_devices, keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Train:
     distributed: bool = False
 
     def __call__(self, signals: Signals) -> None:
+        check_devices(self.config.loop)
         text = load_text(self.config.data)
         say_done(self.out, run_to_end(self.out, self.config, text, signals))
 
@@ -103,6 +104,13 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         file = f": {error.filename}" if error.filename else ""
         return _fail(f"error: {error.strerror or error}{file}", 2)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(
+            error
+        ):
+            raise
+        less = "a smaller --batch-size, --sequence-length or --width, or --remat"
+        return _fail(f"error: not enough memory: try {less}. {error}", 2)
     except DivergedError as error:
         return _fail(f"stopped: {error}", 1)
     except Interrupted as error:

@@ -25,6 +25,7 @@ from .report import draw, write_table
 from .runs import branch_config, versions
 from .signals import Signals
 from .train import run_to_end
+from .trainer import check_devices
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Compare:
         )
 
     def __call__(self, signals: Signals) -> None:
+        check_devices(self.loop)
         made, text = {}, load_text(self.data)
         for run in self.plan():
             made[run.name] = run

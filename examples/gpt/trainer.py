@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +46,7 @@ class Trainer:
             abstract,
             self.shardings,
         )
+        _require_memory(self.abstract, devices)
         self.init = jax.jit(
             functools.partial(self._init, model_config), out_shardings=self.shardings
         )
@@ -127,6 +129,30 @@ def make_trainer(config: Config) -> Trainer:
 
 
 _shared_trainer = functools.lru_cache(Trainer)
+
+
+def _require_memory(abstract: State, devices: list[Any]) -> None:
+    """Refuses a model whose params and state alone do not fit on the devices here.
+
+    XLA's CPU client does not come back from an allocation that fails.
+    """
+    here = [d for d in devices if d in jax.local_devices()]
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
+    need = size * len(here) / len(devices)
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in here]
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = sum(limits) or machine
+    require(
+        need < there,
+        f"Params and optimizer state need {need / 2**30:,.0f} GiB, and there are "
+        f"{there / 2**30:,.0f}: lower --width or --depth.",
+    )
+
+
+def check_devices(loop: LoopConfig) -> None:
+    """Refuses more devices than there are; a run begun on more of them goes on."""
+    there = jax.device_count()
+    require(loop.devices <= there, f"--devices {loop.devices}: there are {there}.")
 
 
 def keep_freed_memory() -> None:

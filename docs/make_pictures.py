@@ -208,13 +208,12 @@ def schedule_free_weights(steps, decoupling):
 
 
 def draw_plan():
-    """What `plan` draws, in letters that can be read on a phone."""
+    """What `plan` draws."""
     for command in RUNS:
         subprocess.run([sys.executable, "-m", "examples.gpt", *command], check=True)
     law, (rates, *_) = plan.fit_law(TRUNK), plan.curve(TRUNK)
     cooldowns = plan.plan_cooldowns(law, rates, (), "one_minus_sqrt")
-    with plt.rc_context({"font.size": 15, "axes.labelsize": 13}):
-        report.draw_plan(TRUNK, cooldowns)
+    report.draw_plan(TRUNK, cooldowns)
     shutil.copy(TRUNK / "plan.png", FOLDER)
 
 

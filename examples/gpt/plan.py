@@ -51,6 +51,8 @@ class Plan:
         for row in zip(plan.cooldown_steps, plan.total_steps, plan.losses, strict=True):
             advised = "   <- advised" if row[0] == plan.best else ""
             say("{:8d}  {:8d}   {:.4f}".format(*row) + advised)
+        if plan.best == plan.cooldown_steps[-1]:
+            say("The longest is advised: a longer one may serve its end even better.")
         say(f"The law fits its curves within {law.residual:.4f} (root mean square).")
         write_sealed(self.run / "law.json", law._asdict())
         draw_plan(self.run, plan)

@@ -139,7 +139,7 @@ def draw(folder: Path, schedules: dict[str, str]) -> None:
 
 def draw_plan(trunk: Path, plan: Cooldowns) -> None:
     """Draws a trunk's losses and what cooldowns from its end would reach."""
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
     losses = _curve(read_metrics(trunk), "val_loss")
     axes.plot(*losses, color=COLORS["stable"], lw=2, label=LABELS["stable"])
     look = {"color": COLORS["wsd"], "lw": 2, "ls": "--", "marker": "o"}
@@ -147,13 +147,14 @@ def draw_plan(trunk: Path, plan: Cooldowns) -> None:
         plan.total_steps, plan.losses, **look, label="predicted ends of cooldowns"
     )
     best = int(np.flatnonzero(plan.cooldown_steps == plan.best)[0])
-    advised = plan.total_steps[best], plan.losses[best]
-    axes.annotate(
-        f"advised: {plan.best} steps",
-        advised,
-        xytext=(0, 14),
-        textcoords="offset points",
-        ha="center",
+    axes.plot(
+        plan.total_steps[best],
+        plan.losses[best],
+        "o",
+        color=COLORS["wsd"],
+        ms=11,
+        mfc="none",
+        label=f"advised: {plan.best} steps",
     )
     late = [v for s, v in zip(*losses, strict=True) if s >= losses[0][-1] / 4]
     low, high = min(plan.losses), max(late)
@@ -163,7 +164,7 @@ def draw_plan(trunk: Path, plan: Cooldowns) -> None:
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    figure.savefig(trunk / "plan.png", dpi=120)
+    figure.savefig(trunk / "plan.png", dpi=180)
     plt.close(figure)
 
 

@@ -134,6 +134,17 @@ def test_with_a_law_a_trunk_tells_its_loss_if_cooled(tmp_path):
         assert line["val_loss_if_cooled"] == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_a_damaged_law_does_not_stop_a_run(tmp_path, capsys):
+    text = tmp_path / "text"
+    text.mkdir()
+    folder = tmp_path / "trunk"
+    run(folder, tiny_config(write_text(text), steps=4))
+    (folder / "law.json").write_text('{"floor": 1}')
+    run(folder, tiny_config(text, steps=8))
+    assert "No loss if cooled: " in capsys.readouterr().out
+    assert [line["step"] for line in read_evaluations(folder)] == [4, 8]
+
+
 def test_the_loss_if_cooled_is_told_of_trunks_only(tmp_path):
     text = tmp_path / "text"
     text.mkdir()

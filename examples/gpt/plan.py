@@ -116,13 +116,18 @@ def advised_length(trunk: Path, step: int, shape: ShapeName) -> int:
 def loss_if_cooled(folder: Path, step: int, shape: ShapeName) -> dict[str, float]:
     """What a fifth of the steps done, as a cooldown from here, would reach.
 
-    By the law that `plan` has written to the run's folder; empty where there is none.
+    By the law that `plan` has written to the run's folder; empty where there is none,
+    and where it cannot be used, which is said and does not stop a run.
     """
     path = folder / "law.json"
     if not path.exists():
         return {}
     rates = [line["lr"] for line in read_metrics(folder) if "lr" in line][:step]
-    plan = plan_cooldowns(read_law(path), np.array(rates), [-(-step // 5)], shape)
+    try:
+        plan = plan_cooldowns(read_law(path), np.array(rates), [-(-step // 5)], shape)
+    except UserError as error:
+        say(f"No loss if cooled: {error}")
+        return {}
     return {"val_loss_if_cooled": float(plan.losses[0])}
 
 

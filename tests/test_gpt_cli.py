@@ -104,6 +104,7 @@ BAD_TRAINING = [
     (["--peak", "-1"], "--peak must be above 0, got -1.0"),
     (["--peak", "nan"], "--peak must be above 0, got nan"),
     (["--batch-size", "7", "--devices", "2"], "multiple of the number of devices"),
+    (["--profile", "5", "5"], "--profile needs START < STOP, from 0 on, got 5 5"),
     (["--devices", "9"], "--devices 9: there are 8"),
     (["--width", str(2**21)], r"need [\d,]+ GiB, and there are \d+: lower --width"),
     (["--sequence-length", "99999"], "--sequence-length 99999 needs"),

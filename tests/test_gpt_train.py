@@ -308,6 +308,15 @@ def test_ten_updates_in_a_row_are_left_out_at_most(text, tmp_path):
     assert len([line for line in left_out if "lr" in line]) == 10
 
 
+@pytest.mark.parametrize("steps", [(3, 5), (10, 99)])
+def test_a_profile_changes_nothing(trunk, text, tmp_path, steps):
+    config = with_loop(tiny_config(text), profile=steps)
+    loss = final_loss(text, tmp_path / "run", config)
+    assert loss == read_evaluations(trunk)[-1]["val_loss"]
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    assert read_manifest(tmp_path / "run")["config"] == config
+
+
 def final_loss(text, folder, config):
     return run(folder, config)["val_loss"]
 

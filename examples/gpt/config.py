@@ -119,12 +119,19 @@ class LoopConfig:
     max_loss_jump: float = 0.0
     # Write TensorBoard events too.
     tensorboard: bool = False
+    # Profile the steps from START to STOP, in the run's folder; see them with xprof.
+    profile: tuple[int, int] | None = None
 
     def __post_init__(self):
         _require_at_least(
             1, self, "eval_every", "save_every", "snapshot_every", "log_every"
         )
         _require_at_least(0, self, "devices", "max_loss_jump")
+        start, stop = self.profile or (0, 1)
+        require(
+            0 <= start < stop,
+            f"--profile needs START < STOP, from 0 on, got {start} {stop}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -221,7 +228,7 @@ def _field_from_json(hint: Any, value: Any) -> Any:
         return from_json(typing.cast(type, hint), value)
     if hint == Path | None and value is not None:
         return Path(value)
-    return value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _require_at_least(low: int, config: Any, *names: str) -> None:

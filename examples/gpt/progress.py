@@ -87,6 +87,7 @@ class Printer:
         self._name, self._steps, self._tokens = name, steps, tokens_per_step
         self._losses: list[float] = []
         self._printed_at, self._printed_step = time.monotonic(), step
+        self._compiled = False
         quiet = not console.is_terminal or jax.process_index() > 0
         columns = TextColumn(name), BarColumn(), TextColumn("{task.percentage:3.0f}%")
         self._bar = Progress(*columns, console=console, transient=True, disable=quiet)
@@ -97,9 +98,13 @@ class Printer:
         """Takes the metrics of a step, and prints a line when one is due."""
         self._losses.append(line["loss"])
         self._bar.update(self._task, completed=line["step"])
+        now, step = time.monotonic(), line["step"]
+        if not self._compiled:  # which does not count against the speed
+            say(f"{self._name}  first step after {now - self._printed_at:.1f} s")
+            self._compiled, self._printed_at, self._printed_step = True, now, step
+            return
         if not due:
             return
-        now, step = time.monotonic(), line["step"]
         rate = (step - self._printed_step) / max(now - self._printed_at, 1e-9)
         loss = sum(self._losses) / len(self._losses)
         minutes, seconds = divmod(round((self._steps - step) / rate), 60)

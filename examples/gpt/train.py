@@ -97,8 +97,9 @@ def train(run: Run, trainer: Trainer, text: Text, state: State, signals: Signals
     step = int(state["step"])
     validation = place_validation(trainer, config, text)
     batches = batches_from(StepBatches(text.train, config.data, config.seed), step)
-    with Recorder(run, step) as recorder:
+    with Recorder(run, step) as recorder, Profile(run) as profile:
         while step < config.steps:
+            profile.before(step, state)
             batch = trainer.place(next(batches))
             state, metrics = trainer.step(state, batch, config.optimizer.peak)
             recorder.dispatched(metrics)
@@ -122,6 +123,34 @@ def place_validation(trainer: Trainer, config: Config, text: Text) -> jax.Array:
 
 def _is_due(step: int, *periods: int) -> bool:
     return any(step % period == 0 for period in periods)
+
+
+class Profile:
+    """Profiles the steps of --profile, as far as they are reached."""
+
+    def __init__(self, run: Run):
+        self._folder = run.folder / "profile"
+        self._start, self._stop = run.config.loop.profile or (None, None)
+        self._on = False
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def before(self, step: int, state: State) -> None:
+        """Starts or stops before a step of this number."""
+        if step in (self._start, self._stop):
+            jax.block_until_ready(state)
+            self._switch(step == self._start)
+
+    def __exit__(self, *exception) -> None:
+        self._switch(False)
+
+    def _switch(self, on: bool) -> None:
+        if on and not self._on:
+            jax.profiler.start_trace(str(self._folder))
+        if self._on and not on:
+            jax.profiler.stop_trace()
+        self._on = on
 
 
 class Recorder:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,10 +198,28 @@ def test_compare_decides_the_same_when_it_goes_on(compared):
     assert before["runs"] == after["runs"]
 
 
-def test_compare_with_steps_cools_down_that_long():
-    compare = Compare(
-        budgets=(400, 600), steps=80, cosine_peaks=(0.01, 0.01), loop=LoopConfig()
-    )
-    runs = {run.name: run for run in compare.plan()}
-    assert runs["wsd-400"].steps == runs["wsd-600"].steps == 100  # 300, 500: snapshots
-    assert runs["trunk"].config.steps == 500
+def test_compare_with_steps_cools_down_that_long(compared):
+    compare = replace(compared, out=compared.out.parent / "fixed", steps=8)
+    compare(Signals())
+    report = json.loads((compare.out / "report.json").read_text())
+    branches = [r for r in report["runs"] if r["schedule"] == "wsd"]
+    assert [r["steps_trained"] for r in branches] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--steps", "0"], "--steps must be at least 1, or auto, got 0"),
+        (["--steps", "some"], "invalid choice|some"),
+        (["--cosine-peaks", "1", "-1", "1"], "--peak must be above 0, got -1"),
+    ],
+)
+def test_compare_refuses_before_it_trains(tmp_path, capsys, options, sentence):
+    command = ["compare", "--out", str(tmp_path / "runs"), *options]
+    try:
+        code = main(command)
+    except SystemExit as exit:  # how the argument parser leaves
+        code = exit.code
+    assert code == 2
+    assert re.search(sentence, capsys.readouterr().err)
+    assert not (tmp_path / "runs").exists()

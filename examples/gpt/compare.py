@@ -1,7 +1,7 @@
 """One stable trunk and its branches beside cosine runs of the same budgets."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -75,6 +75,10 @@ class Compare:
             f"--cooldown-share must be in (0, 1], got {self.cooldown_share}.",
         )
         require(
+            not isinstance(self.steps, int) or self.steps >= 1,
+            f"--steps must be at least 1, or auto, got {self.steps}.",
+        )
+        require(
             len(self.cosine_peaks) == len(self.budgets),
             f"--cosine-peaks needs one rate for each of the {len(self.budgets)} "
             f"budgets, got {len(self.cosine_peaks)}.",
@@ -87,18 +91,16 @@ class Compare:
 
     def __call__(self, signals: Signals) -> None:
         check_devices(self.loop)
-        made, text = {}, load_text(self.data)
-        for run in self.plan():
-            made[run.name] = run
-            branch_point = (self.out / "trunk", run.first_step)
-            run_to_end(
-                self.out / run.name,
-                run.config,
-                text,
-                signals,
-                branch_point if run.first_step else None,
-            )
-        planned = list(made.values())
+        text = load_text(self.data)
+        starts = {budget: self._branch_step(budget) for budget in self.budgets}
+        seen = max(starts.values())
+        planned = list(self.plan(starts, seen))
+        if self.steps == "auto":
+            self._make(planned[:2], text, signals)  # the trunk and the first branch
+            for budget in self.budgets[1:]:
+                starts[budget] = self._advised_step(budget, seen)
+            planned = list(self.plan(starts, max(seen, *starts.values())))
+        self._make(planned, text, signals)
         if jax.process_index() == 0:
             report = self.report(planned, text)
             write_json(self.out / "report.json", report)
@@ -106,21 +108,14 @@ class Compare:
             draw(self.out, {run.name: run.schedule for run in planned})
         say(f"{self.out}/report.md, report.png and report.json are written.")
 
-    def plan(self) -> Iterator[Planned]:
+    def plan(self, starts: dict[int, int], trunk_steps: int) -> Iterator[Planned]:
         """The trunk, its branches, the cosine runs, and the schedule-free run.
 
-        What comes first is made before the rest is planned.
+        `starts` has, for each budget, the step at which its branch leaves the trunk.
         """
-        starts = {budget: self._branch_step(budget) for budget in self.budgets}
-        last = max(starts.values())
-        trunk = self._config(last)
+        trunk = self._config(trunk_steps)
         yield Planned("trunk", "stable", trunk)
-        for budget in self.budgets:
-            if self.steps == "auto" and budget != self.budgets[0]:
-                starts[budget] = self._advised_step(budget, last)
-                trunk = self._config(max(trunk.steps, starts[budget]))
-                yield Planned("trunk", "stable", trunk)
-            start = starts[budget]
+        for budget, start in starts.items():
             branch = branch_config(trunk, start, budget - start)
             yield Planned(f"wsd-{budget}", "wsd", branch, start)
         for budget, peak in zip(self.budgets, self.cosine_peaks, strict=True):
@@ -133,6 +128,17 @@ class Compare:
             max(self.budgets), peak=self.schedule_free_peak, optimizer="schedule_free"
         )
         yield Planned("schedule-free", "schedule_free", free)
+
+    def _make(self, planned: Iterable[Planned], text: Text, signals: Signals) -> None:
+        for run in planned:
+            branch_point = (self.out / "trunk", run.first_step)
+            run_to_end(
+                self.out / run.name,
+                run.config,
+                text,
+                signals,
+                branch_point if run.first_step else None,
+            )
 
     def report(self, planned: list[Planned], text: Text) -> dict[str, Any]:
         """What report.json holds; all but its seconds is the same after a restart."""

@@ -199,7 +199,7 @@ def test_compare_decides_the_same_when_it_goes_on(compared):
 
 
 def test_compare_with_steps_cools_down_that_long(compared):
-    compare = replace(compared, out=compared.out.parent / "fixed", steps=8)
+    compare = replace(compared, out=compared.out.parent / "fixed", steps=7)
     compare(Signals())
     report = json.loads((compare.out / "report.json").read_text())
     branches = [r for r in report["runs"] if r["schedule"] == "wsd"]
@@ -210,6 +210,8 @@ def test_compare_with_steps_cools_down_that_long(compared):
     ("options", "sentence"),
     [
         (["--steps", "0"], "--steps must be at least 1, or auto, got 0"),
+        (["--steps", "auto", "--budgets", "30", "60", "90"], "budgets above 64"),
+        (["--budgets", "400", "400", "800"], "--budgets must grow, got 400 400 800"),
         (["--steps", "some"], "invalid choice|some"),
         (["--cosine-peaks", "1", "-1", "1"], "--peak must be above 0, got -1"),
     ],

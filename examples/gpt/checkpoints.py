@@ -90,7 +90,8 @@ class Checkpoints:
                 write_sealed(self._path(step, ".json"), manifest)
                 self._clean_up(step)
         except (OSError, ValueError) as error:
-            there = ", ".join(map(str, self.steps())) or "none"
+            good = [old for old in self.steps() if old < step]  # later ones are corrupt
+            there = ", ".join(map(str, good)) or "none"
             raise SaveError(
                 f"Step {step} cannot be saved in {self.folder}; good checkpoints: "
                 f"steps {there}. {error}"

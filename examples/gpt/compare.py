@@ -1,6 +1,7 @@
 """One stable trunk and its branches beside cosine runs of the same budgets."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,8 +53,8 @@ class Compare:
     budgets: tuple[int, ...] = (400, 600, 800)
     # Part of a budget that its branch spends cooling down.
     cooldown_share: float = 0.36
-    # Steps of every cooldown instead; auto: only the first has its share, and the law
-    # of the loss that it shows decides the others.
+    # Steps of every cooldown instead, at least: each begins at the snapshot before.
+    # auto: only the first has its share, and the law that it shows decides the others.
     steps: int | Literal["auto"] | None = None
     # Peak rate of each cosine run; --peak is that of the trunk and its branches.
     cosine_peaks: tuple[float, ...] = (6e-3, 6e-3, 6e-3)
@@ -71,12 +72,21 @@ class Compare:
     def __post_init__(self):
         require(bool(self.budgets), "--budgets needs at least one number of steps.")
         require(
+            all(a < b for a, b in itertools.pairwise(self.budgets)),
+            f"--budgets must grow, got {' '.join(map(str, self.budgets))}.",
+        )
+        require(
             0 < self.cooldown_share <= 1,
             f"--cooldown-share must be in (0, 1], got {self.cooldown_share}.",
         )
         require(
             not isinstance(self.steps, int) or self.steps >= 1,
             f"--steps must be at least 1, or auto, got {self.steps}.",
+        )
+        require(
+            self.steps != "auto" or self.budgets[0] > self._first_snapshot,
+            f"--steps auto needs budgets above {self._first_snapshot}, the first "
+            f"snapshot after the warmup, got {self.budgets[0]}.",
         )
         require(
             len(self.cosine_peaks) == len(self.budgets),
@@ -215,12 +225,18 @@ class Compare:
         """
         trunk, every = self.out / "trunk", self.loop.snapshot_every
         law = fit_law(trunk, [self.out / f"wsd-{self.budgets[0]}"], until=seen)
-        first = -(-max(self.optimizer.warmup_steps, 1) // every) * every
+        first = self._first_snapshot
         rates, *_ = curve(trunk)
         lengths = [budget - step for step in range(first, budget, every)]
         shape = self.optimizer.shape
         plan = plan_cooldowns(law, rates[:first], lengths, shape, total_steps=budget)
         return budget - plan.best
+
+    @property
+    def _first_snapshot(self) -> int:
+        """The first after the warmup."""
+        every = self.loop.snapshot_every
+        return -(-max(self.optimizer.warmup_steps, 1) // every) * every
 
     def _config(self, steps: int, **changes) -> Config:
         optimizer = replace(self.optimizer, **changes)

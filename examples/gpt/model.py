@@ -102,7 +102,7 @@ class GPT(nnx.Module):
 def keep_rows(x_BxLxD):
     """On a mesh each device keeps its rows of the batch, and the weights come to it.
 
-    Left to itself the compiler also moves activations, in four times the collectives.
+    Left to itself the compiler of a TPU moves activations too.
     """
     mesh = get_abstract_mesh()
     if mesh.empty:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import numpy as np
 import tyro
 
@@ -54,6 +55,8 @@ class Plan:
         if plan.best == plan.cooldown_steps[-1]:
             say("The longest is advised: a longer one may serve its end even better.")
         say(f"The law fits its curves within {law.residual:.4f} (root mean square).")
+        if jax.process_index() > 0:
+            return
         write_sealed(self.run / "law.json", law._asdict())
         draw_plan(self.run, plan)
         say(f"{self.run}/law.json and plan.png are written.")
@@ -125,7 +128,7 @@ def loss_if_cooled(folder: Path, step: int, shape: ShapeName) -> dict[str, float
     rates = [line["lr"] for line in read_metrics(folder) if "lr" in line][:step]
     try:
         plan = plan_cooldowns(read_law(path), np.array(rates), [-(-step // 5)], shape)
-    except UserError as error:
+    except (UserError, OSError) as error:
         say(f"No loss if cooled: {error}")
         return {}
     return {"val_loss_if_cooled": float(plan.losses[0])}

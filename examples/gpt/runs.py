@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from .checkpoints import Checkpoints, read_sealed, write_sealed
 from .config import Config, UserError, differences, flatten, from_json, require, to_json
 from .data import Text
+from .progress import say
 
 Manifest = dict[str, Any]
 
@@ -63,9 +65,18 @@ def open_run(folder: Path, config: Config, text: Text, parent: Manifest | None) 
         "parent": parent,
         "versions": versions(),
     }
-    lock = _make_folder(folder, config, manifest) if jax.process_index() == 0 else None
-    if jax.process_count() > 1:  # no process looks before the first has made it
-        multihost_utils.sync_global_devices(str(folder))
+    lock, refusal = None, None
+    if jax.process_index() == 0:
+        try:
+            lock = _make_folder(folder, config, manifest)
+        except (UserError, OSError) as error:
+            refusal = error
+    if jax.process_count() > 1:  # none looks before the first has made it, or refused
+        refused = multihost_utils.broadcast_one_to_all(np.array(refusal is not None))
+        if refused and refusal is None:
+            raise UserError(f"Process 0 refuses {folder}.")
+    if refusal is not None:
+        raise refusal
     return Run(folder, config, open_checkpoints(folder, config, text.sha256), lock)
 
 
@@ -130,7 +141,12 @@ def finished_branches(trunk: Path) -> list[Path]:
     """The cooldowns of a trunk that lie beside it and have reached their end."""
     found = []
     for path in sorted(trunk.parent.glob("*/run.json")):
-        manifest, folder = read_manifest(path.parent), path.parent
+        folder = path.parent
+        try:
+            manifest = read_manifest(folder)
+        except UserError as error:
+            say(f"{error} It is passed over.")
+            continue
         parent, steps = manifest["parent"], manifest["config"].steps
         if parent is None or "merged" in parent:
             continue

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, NoReturn
 
 import jax
+from jax.experimental import multihost_utils
 
 from .config import Config, UserError, require
 from .data import StepBatches, Text, batches_from, validation_batches
@@ -65,6 +66,9 @@ def run_to_end(
         if step < config.steps:
             say(f"{run.name}  from step {step} to {config.steps} in {folder}")
             train(run, trainer, text, state, signals)
+            run.checkpoints.finish()
+            if jax.process_count() > 1:  # a branch may start at the last step
+                multihost_utils.sync_global_devices(f"{folder} is trained")
         return last_evaluation(run.folder)
 
 
@@ -130,7 +134,7 @@ class Profile:
 
     def __init__(self, run: Run):
         self._folder = run.folder / "profile"
-        self._start, self._stop = run.config.loop.profile or (None, None)
+        self._start, self._stop = run.config.loop.profile or (0, 0)
         self._on = False
 
     def __enter__(self) -> "Profile":
@@ -138,9 +142,10 @@ class Profile:
 
     def before(self, step: int, state: State) -> None:
         """Starts or stops before a step of this number."""
-        if step in (self._start, self._stop):
+        on = self._start <= step < self._stop
+        if on != self._on:
             jax.block_until_ready(state)
-            self._switch(step == self._start)
+            self._switch(on)
 
     def __exit__(self, *exception) -> None:
         self._switch(False)
@@ -162,7 +167,8 @@ class Recorder:
         self._metrics = Metrics(run.folder, step, run.config.loop.tensorboard)
         self._printer = Printer(run.name, step, run.config.steps, tokens)
         self._running: dict[str, Any] | None = None
-        before = (line["loss"] for line in read_metrics(run.folder) if "loss" in line)
+        lines = (line for line in read_metrics(run.folder) if line["step"] <= step)
+        before = (line["loss"] for line in lines if "loss" in line)
         self._recent, self._skipped = deque(before, RECENT), 0
 
     def __enter__(self) -> "Recorder":
@@ -211,7 +217,8 @@ class Recorder:
 
     def _stop(self, what: str) -> NoReturn:
         self._run.checkpoints.finish()
-        steps = self._run.checkpoints.steps()
+        # Later ones were found corrupt when the run went on from here.
+        steps = [s for s in self._run.checkpoints.steps() if s <= self._step]
         good = f"step {steps[-1]}" if steps else "none"
         raise DivergedError(
             f"{self._run.name}: {what}; the last good checkpoint: {good}."

@@ -125,6 +125,10 @@ def make_trainer(config: Config) -> Trainer:
         f"--batch-size ({config.data.batch_size}) must be a multiple of the number of "
         f"devices ({trainer.mesh.size}).",
     )
+    require(
+        trainer.mesh.size == jax.device_count() or jax.process_count() == 1,
+        "--devices is for one process: several use all of theirs.",
+    )
     return trainer
 
 

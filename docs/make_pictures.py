@@ -18,7 +18,6 @@ import numpy as np
 import optax
 
 import optax_wsd
-from examples.gpt import plan, report
 from optax_wsd import shapes
 
 matplotlib.use("svg")
@@ -30,6 +29,7 @@ SIZE = "--width 48 --depth 2 --sequence-length 64 --batch-size 8 --peak 8e-3"
 RUNS = (
     ["train", "--out", str(TRUNK), "--steps", "1000", *SIZE.split()],
     ["cooldown", "--from", f"{TRUNK}@600", "--steps", "120"],
+    ["plan", str(TRUNK)],
 )
 FOLDER = Path(__file__).parent / "pictures"
 GRAY = "#757d86"  # as readable on white as on black
@@ -211,9 +211,6 @@ def draw_plan():
     """What `plan` draws."""
     for command in RUNS:
         subprocess.run([sys.executable, "-m", "examples.gpt", *command], check=True)
-    law, (rates, *_) = plan.fit_law(TRUNK), plan.curve(TRUNK)
-    cooldowns = plan.plan_cooldowns(law, rates, (), "one_minus_sqrt")
-    report.draw_plan(TRUNK, cooldowns)
     shutil.copy(TRUNK / "plan.png", FOLDER)
 
 

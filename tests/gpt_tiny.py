@@ -1,5 +1,6 @@
 """A GPT run of a second, for the tests of the example."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from examples.gpt.__main__ import main
 from examples.gpt.checkpoints import Checkpoints
 from examples.gpt.config import (
     Config,
@@ -69,3 +71,16 @@ def assert_same(first, second) -> None:
     """Asserts that two states are equal bit for bit."""
     assert jax.tree.structure(first) == jax.tree.structure(second)
     jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def check_refused(command, sentence, capsys) -> None:
+    """Asserts that a command ends with exit code 2 and a sentence."""
+    try:
+        code = main(command)
+    except SystemExit as exit:  # how the argument parser leaves
+        code = exit.code
+    captured = capsys.readouterr()
+    flat = " ".join(captured.err.replace("│", " ").split())
+    assert code == 2
+    assert re.search(sentence, flat), flat
+    assert "Traceback" not in captured.err

@@ -28,6 +28,7 @@ from examples.gpt.signals import Signals
 from examples.gpt.trainer import make_trainer
 from tests.gpt_tiny import (
     assert_same,
+    check_refused,
     quick_compile,  # noqa: F401
     state_of,
     tiny_config,
@@ -131,18 +132,6 @@ def test_memory_that_runs_out_is_one_sentence(text, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("examples.gpt.__main__.run_to_end", run_out)
     command = ["train", "--out", str(tmp_path / "run"), *options(text, 12)]
     check_refused(command, "not enough memory: try a smaller --batch-size", capsys)
-
-
-def check_refused(command, sentence, capsys):
-    try:
-        code = main(command)
-    except SystemExit as exit:  # how the argument parser leaves
-        code = exit.code
-    captured = capsys.readouterr()
-    flat = " ".join(captured.err.replace("│", " ").split())
-    assert code == 2
-    assert re.search(sentence, flat), flat
-    assert "Traceback" not in captured.err
 
 
 def test_a_corrupt_branch_point_is_refused(text, tmp_path, capsys):

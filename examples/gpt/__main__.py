@@ -105,9 +105,8 @@ def main(arguments: list[str]) -> int:
         file = f": {error.filename}" if error.filename else ""
         return _fail(f"error: {error.strerror or error}{file}", 2)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(
-            error
-        ):
+        exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        if not exhausted:
             raise
         less = "a smaller --batch-size, --sequence-length or --width, or --remat"
         return _fail(f"error: not enough memory: try {less}. {error}", 2)

@@ -11,6 +11,7 @@ A step without its JSON is not a checkpoint, so a killed save or a stray folder 
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -57,11 +58,16 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
-    def steps(self) -> list[int]:
-        """The steps that are there, oldest first."""
+    def steps(self, until: float = math.inf) -> list[int]:
+        """The steps that are there, oldest first.
+
+        For a run that has come as far as `until` later ones do not count: it found them
+        corrupt when it began.
+        """
         found = self.folder.glob("*.json")
         steps = {int(path.stem) for path in found if path.stem.isdecimal()}
-        return sorted(step for step in steps if self._path(step, ".json").is_file())
+        complete = (step for step in steps if self._path(step, ".json").is_file())
+        return sorted(step for step in complete if step <= until)
 
     def save(self, step: int, state: Any) -> None:
         """Saves a state while training goes on."""
@@ -90,19 +96,15 @@ class Checkpoints:
                 write_sealed(self._path(step, ".json"), manifest)
                 self._clean_up(step)
         except (OSError, ValueError) as error:
-            good = [old for old in self.steps() if old < step]  # later ones are corrupt
-            there = ", ".join(map(str, good)) or "none"
+            there = ", ".join(map(str, self.steps(until=step - 1))) or "none"
             raise SaveError(
                 f"Step {step} cannot be saved in {self.folder}; good checkpoints: "
                 f"steps {there}. {error}"
             ) from error
 
     def _clean_up(self, newest: int) -> None:
-        """Deletes what is not kept, and what killed saves have left behind.
-
-        Steps after the newest were found corrupt: they are left, and are not counted.
-        """
-        complete = [step for step in self.steps() if step <= newest]
+        """Deletes what is not kept, and what killed saves have left behind."""
+        complete = self.steps(until=newest)
         kept = set(complete[-self.latest :])
         kept |= {step for step in complete if step % self.snapshot_every == 0}
         kept |= {step for step in complete if self._path(step, ".keep").exists()}

@@ -107,8 +107,7 @@ class Compare:
         planned = list(self.plan(starts, seen))
         if self.steps == "auto":
             self._make(planned[:2], text, signals)  # the trunk and the first branch
-            for budget in self.budgets[1:]:
-                starts[budget] = self._advised_step(budget, seen)
+            starts |= self._advised_steps(seen)
             planned = list(self.plan(starts, max(seen, *starts.values())))
         self._make(planned, text, signals)
         if jax.process_index() == 0:
@@ -217,20 +216,23 @@ class Compare:
         )
         return step
 
-    def _advised_step(self, budget: int, seen: int) -> int:
-        """Where to leave the trunk by the law of its first branch.
+    def _advised_steps(self, seen: int) -> dict[int, int]:
+        """Where the later budgets leave the trunk by the law of the first branch.
 
         The trunk is seen as it was when that branch was made, so that a run which goes
         on decides the same.
         """
         trunk, every = self.out / "trunk", self.loop.snapshot_every
         law = fit_law(trunk, [self.out / f"wsd-{self.budgets[0]}"], until=seen)
-        first = self._first_snapshot
-        rates, *_ = curve(trunk)
-        lengths = [budget - step for step in range(first, budget, every)]
-        shape = self.optimizer.shape
-        plan = plan_cooldowns(law, rates[:first], lengths, shape, total_steps=budget)
-        return budget - plan.best
+        first, shape = self._first_snapshot, self.optimizer.shape
+        rates = curve(trunk)[0][:first]
+
+        def step_of(budget: int) -> int:
+            lengths = [budget - step for step in range(first, budget, every)]
+            plan = plan_cooldowns(law, rates, lengths, shape, total_steps=budget)
+            return budget - plan.best
+
+        return {budget: step_of(budget) for budget in self.budgets[1:]}
 
     @property
     def _first_snapshot(self) -> int:

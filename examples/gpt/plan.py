@@ -13,7 +13,8 @@ import optax_wsd
 from optax_wsd import laws
 
 from .checkpoints import read_sealed, write_sealed
-from .config import ShapeName, UserError, require
+from .config import Config, ShapeName, UserError, require
+from .optimizer import stable_schedule
 from .progress import read_metrics, say
 from .report import draw_plan
 from .runs import finished_branches, read_manifest
@@ -116,7 +117,7 @@ def advised_length(trunk: Path, step: int, shape: ShapeName) -> int:
     return plan_cooldowns(law, rates[:step], (), shape).best
 
 
-def loss_if_cooled(folder: Path, step: int, shape: ShapeName) -> dict[str, float]:
+def loss_if_cooled(folder: Path, config: Config, step: int) -> dict[str, float]:
     """What a fifth of the steps done, as a cooldown from here, would reach.
 
     By the law that `plan` has written to the run's folder; empty where there is none,
@@ -125,9 +126,12 @@ def loss_if_cooled(folder: Path, step: int, shape: ShapeName) -> dict[str, float
     path = folder / "law.json"
     if not path.exists():
         return {}
-    rates = [line["lr"] for line in read_metrics(folder) if "lr" in line][:step]
+    warmup, peak = min(config.optimizer.warmup_steps, step), config.optimizer.peak
+    ramp = np.asarray(stable_schedule(config.optimizer, peak)(np.arange(warmup + 1)))
+    rates = ramp[np.minimum(np.arange(step), warmup)]
+    length, shape = -(-step // 5), config.optimizer.shape
     try:
-        plan = plan_cooldowns(read_law(path), np.array(rates), [-(-step // 5)], shape)
+        plan = plan_cooldowns(read_law(path), rates, [length], shape)
     except (UserError, OSError) as error:
         say(f"No loss if cooled: {error}")
         return {}

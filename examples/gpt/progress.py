@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 Line = dict[str, Any]
+RECENT = 20  # losses whose mean a jump is measured from
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -36,6 +38,8 @@ class Metrics:
     def __init__(self, folder: Path, step: int, tensorboard: bool):
         path = folder / "metrics.jsonl"
         lines = [line for line in read_metrics(folder) if line["step"] <= step]
+        losses = (line["loss"] for line in lines if "loss" in line)
+        self.last_losses = deque(losses, maxlen=RECENT)
         self._seconds = lines[-1]["seconds"] if lines else 0.0
         self._since = time.monotonic()
         self._file = self._events = None

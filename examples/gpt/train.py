@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import deque
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
@@ -14,20 +13,11 @@ from .config import Config, UserError, require
 from .data import StepBatches, Text, batches_from, validation_batches
 from .optimizer import plan_cooldown
 from .plan import loss_if_cooled
-from .progress import (
-    Line,
-    Metrics,
-    Printer,
-    bits,
-    read_evaluations,
-    read_metrics,
-    say,
-)
+from .progress import Line, Metrics, Printer, bits, read_evaluations, say
 from .runs import Run, find_step, name_parent, open_checkpoints, open_run, read_manifest
 from .signals import Interrupted, Signals
 from .trainer import State, Trainer, make_trainer
 
-RECENT = 20  # losses whose mean a jump is measured from
 MOST_SKIPPED = 10  # updates left out in a row before the run stops after all
 
 
@@ -145,17 +135,15 @@ class Profile:
         on = self._start <= step < self._stop
         if on != self._on:
             jax.block_until_ready(state)
-            self._switch(on)
+            if on:
+                jax.profiler.start_trace(str(self._folder))
+            else:
+                jax.profiler.stop_trace()
+            self._on = on
 
     def __exit__(self, *exception) -> None:
-        self._switch(False)
-
-    def _switch(self, on: bool) -> None:
-        if on and not self._on:
-            jax.profiler.start_trace(str(self._folder))
-        if self._on and not on:
+        if self._on:
             jax.profiler.stop_trace()
-        self._on = on
 
 
 class Recorder:
@@ -167,9 +155,7 @@ class Recorder:
         self._metrics = Metrics(run.folder, step, run.config.loop.tensorboard)
         self._printer = Printer(run.name, step, run.config.steps, tokens)
         self._running: dict[str, Any] | None = None
-        lines = (line for line in read_metrics(run.folder) if line["step"] <= step)
-        before = (line["loss"] for line in lines if "loss" in line)
-        self._recent, self._skipped = deque(before, RECENT), 0
+        self._recent, self._skipped = self._metrics.last_losses, 0
 
     def __enter__(self) -> "Recorder":
         return self
@@ -217,8 +203,7 @@ class Recorder:
 
     def _stop(self, what: str) -> NoReturn:
         self._run.checkpoints.finish()
-        # Later ones were found corrupt when the run went on from here.
-        steps = [s for s in self._run.checkpoints.steps() if s <= self._step]
+        steps = self._run.checkpoints.steps(until=self._step)
         good = f"step {steps[-1]}" if steps else "none"
         raise DivergedError(
             f"{self._run.name}: {what}; the last good checkpoint: {good}."
@@ -235,8 +220,7 @@ class Recorder:
             weights = {"val_loss": weights["val_loss"]}
         losses = {n: float(trainer.evaluate(p, validation)) for n, p in weights.items()}
         if is_stable and jax.process_index() == 0:  # the one that writes the metrics
-            shape = self._config.optimizer.shape
-            losses |= loss_if_cooled(self._run.folder, self._step, shape)
+            losses |= loss_if_cooled(self._run.folder, self._config, self._step)
         line = {"step": self._step, **losses, "val_bpb": bits(losses["val_loss"])}
         self._metrics.write(line)
         self._printer.evaluation(line, time.monotonic() - started_at)

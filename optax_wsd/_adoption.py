@@ -1,41 +1,53 @@
 """States that move between optimizers: old checkpoints, restored dicts, added parts."""
 
+import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ._checks import check, is_traced
-from ._tree import leaf_name, leaves_by_path
+from ._averaging import AVERAGES
+from ._checks import check, check_int, is_traced
+from ._cooldown import ScaleByCooldownState
+from ._schedule_free import ScheduleFreeState
+from ._tree import get_scalar, leaf_name
 
-# Clocks of the run. Others, such as Adam's own count, belong to what they debias.
-_CLOCKS = ("count", "gradient_step", "cooldown_count", "average_count")
 
-
-def adopt_state(opt_state: optax.OptState, new_state: optax.OptState) -> optax.OptState:
+def adopt_state(
+    opt_state: optax.OptState,
+    new_state: optax.OptState,
+    *,
+    count: jax.typing.ArrayLike | None = None,
+) -> optax.OptState:
     """The new optimizer's state, with everything in it that the old state knows.
 
-        in both states     from the old: the n-th of a kind goes to the n-th
+        in both states     from the old, also an injected rate and other hyperparams
         only in the new    fresh: an average starts here; schedules and cooldowns go on
                            at the old step count
         only in the old    dropped
 
-    One call for all that can happen to a checkpoint: an average or a cooldown added or
-    dropped, a constant learning rate that became a schedule, a state that was restored
-    without a target and is made of dicts and lists.
+    States are the same by their class and their names, the keys of `optax.named_chain`
+    and the labels of `optax.partition`; without names the n-th of a class goes to the
+    n-th. One call for all that can happen to a checkpoint: an average or a cooldown
+    added or dropped, a constant learning rate that became a schedule, an argument that
+    needs more state, a state restored without a target and made of dicts and lists.
 
     Args:
         opt_state: The old state, of any nesting.
-        new_state: `tx.init(params)` of the optimizer to go on with.
+        new_state: `tx.init(params)` of the optimizer to go on with; from
+            `jax.eval_shape` where the old state knows all of it.
+        count: Updates so far, for the schedules and cooldowns that are only in the new;
+            default: what the old state has counted. `optax.sgd` counts none.
 
     Returns:
         A state with the tree, dtypes and shardings of new_state.
 
     Raises:
         ValueError: a part that both have lacks a leaf in the old state, or has it in
-            another shape.
+            another shape; names do not say which old part is which new one; or the
+            count is needed and unknown.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -51,88 +63,181 @@ def adopt_state(opt_state: optax.OptState, new_state: optax.OptState) -> optax.O
     References:
         Hägele et al., 2024, arXiv:2405.18392, section 3: cooldowns from any checkpoint.
     """
-    kinds = {frozenset(s._fields): s._fields for s in _named_tuples(new_state)}
-    old: dict[tuple[str, ...], list[Any]] = {}
-    for fields, state in _walk(opt_state, kinds):
-        old.setdefault(fields, []).append(state)
-    clock = _clock(old)
+    if count is not None:
+        check_int("count", count)
+    is_state = isinstance(new_state, tuple | Mapping)
+    check(is_state, "new_state", type(new_state).__name__, "tx.init(params)")
+    fresh = list(_walk(new_state, ()))
+    known = (*_CLOCKS, *(type(part.node) for part in fresh))
+    old = list(_walk(opt_state, {frozenset(kind._fields) for kind in known}))
+    sources = iter(_match(old, fresh))
+    clock: Any = _clock(old) if count is None else count
 
     def visit(node):
-        source = old[node._fields].pop(0) if old.get(node._fields) else None
+        source = next(sources)
         return type(node)(*(field(node, source, name) for name in node._fields))
 
     def field(node, source, name):
-        new = getattr(node, name)
+        where, new = f"{type(node).__name__}.{name}", getattr(node, name)
         if source is not None:
-            return fill(new, source[name], f"{type(node).__name__}.{name}")
-        goes_on = name in _CLOCKS and (name != "count" or node._fields == ("count",))
-        if goes_on and clock is not None:
-            return fill(new, clock, name)
-        return fill(new, new, name)
+            return fill(new, source[name], where)
+        if _RUN_CLOCKS.get(type(node)) != name:
+            return fill(new, None, where)
+        need = f"given: {where} goes on, and opt_state has counted no updates"
+        check(clock is not None, "count", None, need)
+        now = jnp.asarray(clock)
+        return jax.tree.map(
+            lambda leaf: _take(jnp.broadcast_to(now, leaf.shape), leaf, where), new
+        )
 
-    def fill(new, values, where):
-        values = leaves_by_path(values)
+    def fill(new, old, where):
+        """A part of the new state, with the leaves of the old; fresh in its gaps."""
+        leaves = jax.tree_util.tree_leaves_with_path(old, is_leaf=_is_gap)
+        values = {leaf_name(path): leaf for path, leaf in leaves}
 
         def leaf(path, leaf):
-            if _is_named_tuple(leaf):
+            if _is_state(leaf):
                 return visit(leaf)
             name = leaf_name(path)
-            return _take(values.get(name), leaf, "/".join((where, *name)))
+            at = "/".join((where, *name))
+            gaps = (values.get(name[:i], 0) for i in range(len(name) + 1))
+            if any(map(_is_gap, gaps)):
+                is_concrete = not isinstance(leaf, jax.ShapeDtypeStruct)
+                check(is_concrete, "new_state", leaf, f"arrays: {at!r} is new")
+                return _take(leaf, leaf, at)
+            check(name in values, "opt_state", "no such leaf", f"a state with {at!r}")
+            return _take(values[name], leaf, at)
 
-        return jax.tree_util.tree_map_with_path(leaf, new, is_leaf=_is_named_tuple)
+        return jax.tree_util.tree_map_with_path(leaf, new, is_leaf=_is_state)
 
-    return fill(new_state, new_state, "opt_state")
+    return fill(new_state, None, "opt_state")
 
 
-def _is_named_tuple(node) -> bool:
+# The clocks of a run, by class, the surest first. Not that of reduce_on_plateau, which
+# begins again and again, nor any count of a class that is not known.
+_SCHEDULED = optax.WrappedSchedule(lambda count: count).init()
+_DECAYED = optax.add_decayed_weights(lambda count: count).init(())
+_RUN_CLOCKS: dict[Any, str] = {
+    optax.ScaleByScheduleState: "count",
+    optax.schedules.InjectStatefulHyperparamsState: "count",
+    optax.schedules.InjectHyperparamsState: "count",
+    type(_SCHEDULED): "count",
+    type(_DECAYED): "count",
+    optax.MultiStepsState: "gradient_step",
+    ScaleByCooldownState: "cooldown_count",
+    **dict.fromkeys(AVERAGES, "average_count"),
+}
+# These begin at 0 in a new part, to debias what they count; an old one tells the time.
+_OWN_CLOCKS: dict[Any, str] = {ScheduleFreeState: "schedule_free_count"} | {
+    kind: "count"
+    for kind in (*vars(optax).values(), *vars(optax.contrib).values())
+    if inspect.isclass(kind) and "count" in getattr(kind, "_fields", ())
+    if kind is not optax.contrib.ReduceLROnPlateauState
+}
+_CLOCKS = _RUN_CLOCKS | _OWN_CLOCKS
+
+
+class _Part(NamedTuple):
+    """A state in a tree, with the keys of dicts on the way to it and its fields."""
+
+    names: tuple[str, ...]
+    node: Any  # a NamedTuple, or a dict that was one
+    fields: dict[str, Any]
+
+
+def _is_state(node) -> bool:
     return bool(getattr(node, "_fields", ()))
 
 
-def _named_tuples(tree) -> Iterator[Any]:
-    """Every NamedTuple with fields in a tree, outer ones before inner ones."""
-    for node in jax.tree.leaves(tree, is_leaf=_is_named_tuple):
-        if _is_named_tuple(node):
-            yield node
-            for name in node._fields:
-                yield from _named_tuples(getattr(node, name))
+def _is_gap(node) -> bool:
+    return not jax.tree.leaves(node)
 
 
-def _walk(tree, kinds) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """The states in a tree as (fields, values by field); dicts count as `kinds` do."""
+def _walk(tree, kinds, names=()) -> Iterator[_Part]:
+    """The states in a tree, outer ones before inner ones; dicts of the keys `kinds`."""
 
-    def fields_of(node) -> tuple[str, ...]:
-        if isinstance(node, Mapping):
-            return kinds.get(frozenset(node), ())
-        return getattr(node, "_fields", ())
+    def is_part(node):
+        return (
+            frozenset(node) in kinds if isinstance(node, Mapping) else _is_state(node)
+        )
 
-    for node in jax.tree.leaves(tree, is_leaf=lambda node: bool(fields_of(node))):
-        fields = fields_of(node)
-        if fields:
-            get = (
-                node.__getitem__ if isinstance(node, Mapping) else node.__getattribute__
+    for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_part):
+        if is_part(node):
+            keys = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
+            own = (*names, *(key for key in keys if not key.isdigit()))
+            is_dict = isinstance(node, Mapping)
+            fields = dict(node) if is_dict else node._asdict()
+            yield _Part(own, node, fields)
+            for value in fields.values():
+                yield from _walk(value, kinds, own)
+
+
+def _match(old: list[_Part], new: list[_Part]) -> list[dict[str, Any] | None]:
+    """For each new part the fields of the old one that it goes on from, or None."""
+    is_bare = any(isinstance(part.node, Mapping) for part in old)
+    groups: dict[Any, tuple[list[_Part], list[int]]] = {}
+    for i, part in enumerate(new):
+        kind = frozenset(part.fields) if is_bare else type(part.node)
+        groups.setdefault(kind, ([], []))[1].append(i)
+    for part in old:
+        kind = frozenset(part.fields) if is_bare else type(part.node)
+        groups.setdefault(kind, ([], []))[0].append(part)
+    matched: list[dict[str, Any] | None] = [None] * len(new)
+
+    def match(olds, i, source):
+        matched[i] = source.fields
+        olds[:] = [part for part in olds if part is not source]
+
+    for olds, news in groups.values():
+        # By all names, else by the innermost, as other wrappers may be around it.
+        for names_of in (lambda p: p.names, lambda p: p.names[-1:] or None):
+            for i in news:
+                mine = names_of(new[i])
+                alike = [p for p in olds if mine is not None and names_of(p) == mine]
+                if matched[i] is None and len({p.names for p in alike}) == 1:
+                    match(olds, i, alike[0])
+        left = [i for i in news if matched[i] is None and not _is_plain(new[i])]
+        if olds and left:
+            named = any(p.names for p in olds) and any(new[i].names for i in left)
+            is_clear = len(olds) == len(left) and not named
+            got, need = (
+                [list(p.names) for p in parts]
+                for parts in (olds, [new[i] for i in left])
             )
-            values = {name: get(name) for name in fields}
-            yield fields, values
-            for value in values.values():
-                yield from _walk(value, kinds)
+            need = f"named as the new {type(new[left[0]].node).__name__}, {need}"
+            check(is_clear, "opt_state", got, need)
+            for i, source in zip(left, list(olds), strict=True):
+                match(olds, i, source)
+    return matched
 
 
-def _clock(old):
+def _is_plain(part) -> bool:
+    """Whether a part holds nothing of its own but a clock: any will do for it."""
+    own = jax.tree.leaves(list(part.fields.values()), is_leaf=_is_state)
+    return set(part.fields) == {"count"} or all(map(_is_state, own))
+
+
+def _clock(old: list[_Part]):
     """The number of updates that the old state has counted, None if it has not."""
-    for name in _CLOCKS:
-        for states in old.values():
-            for state in states:
-                if name in state:
-                    return state[name]
+    for kind, name in _CLOCKS.items():
+        for part in old:
+            is_dict = isinstance(part.node, Mapping)
+            if (
+                part.fields.keys() == set(kind._fields)
+                if is_dict
+                else type(part.node) is kind
+            ):
+                return get_scalar(part.fields[name])
     return None
 
 
-def _take(old, new, where):
-    """The old value in the new one's dtype, and on its devices where they are fixed."""
-    check(old is not None, "opt_state", "no such leaf", f"a state with {where!r}")
-    got, need = jnp.shape(old), jnp.shape(new)
+def _take(value, new, where):
+    """A value in the new one's dtype, and on its devices where they are fixed."""
+    got, need = jnp.shape(value), jnp.shape(new)
     check(got == need, "opt_state", got, f"a state with shape {need} at {where!r}")
-    same = getattr(old, "dtype", None) == new.dtype
-    value = old if same else jnp.asarray(old, new.dtype)
-    is_placed = isinstance(new, jax.Array) and not is_traced(new) and new.committed
+    same = getattr(value, "dtype", None) == new.dtype
+    value = value if same else jnp.asarray(value, new.dtype)
+    is_abstract = isinstance(new, jax.ShapeDtypeStruct)
+    is_array = isinstance(new, jax.Array) and not is_traced(new)
+    is_placed = new.sharding is not None if is_abstract else is_array and new.committed
     return jax.device_put(value, new.sharding) if is_placed else jnp.asarray(value)

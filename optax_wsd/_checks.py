@@ -1,11 +1,15 @@
 """Argument checks: concrete values are judged at build time, traced ones pass."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.typing
 import numpy as np
 from jax.core import Tracer
+
+Numbers = jax.typing.ArrayLike | Sequence[Any]
+"""A list of numbers, or an array of them."""
 
 MAX_STEP = 2**31 - 1
 

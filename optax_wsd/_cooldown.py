@@ -8,7 +8,15 @@ import optax
 
 from . import shapes
 from ._checks import MAX_STEP, check, check_float, check_int, is_traced
-from ._tree import find_states, get_scalar, is_averaged, map_states, set_scalar
+from ._tree import (
+    find_states,
+    get_scalar,
+    is_averaged,
+    lerp,
+    map_states,
+    next_count,
+    set_scalar,
+)
 from .shapes import Shape
 
 
@@ -18,8 +26,12 @@ class ScaleByCooldownState(NamedTuple):
     cooldown_count: jax.Array  # int32 scalar, updates so far
     cooldown_start: jax.Array  # int32 scalar, 2^31 - 1 while no cooldown is planned
     cooldown_steps: jax.Array  # int32 scalar, length of the cooldown
+    cooldown_from: jax.Array  # float scalar, what falls: 1, or the multiplier reached
+    cooldown_end: jax.Array  # float scalar, the end_scale of the start; -1 for none
     cooldown_scale: jax.Array  # float scalar, the multiplier of the next update
-    cooldown_first_scale: jax.Array  # float scalar, the multiplier at start_step
+    # float (2,), shape(0) and end_scale of the transform, to tell what a start gives;
+    # updates do not read it: a state may move to a transform with another shape.
+    cooldown_drop: jax.Array
 
 
 def scale_by_cooldown(
@@ -27,8 +39,8 @@ def scale_by_cooldown(
 ) -> optax.GradientTransformationExtraArgs:
     """Scales updates by 1 until `start_cooldown` is called, then down to end_scale.
 
-        update   before start   start + k                             afterwards
-        scale    1              end + (1 - end) shape(k / steps)      end_scale
+        update   before start   start + k                          afterwards
+        scale    1              end + (1 - end) shape(k / steps)   end = end_scale
 
     Put it last in a chain. Starting and stopping change scalars of the state: the
     compiled step and the state's tree stay the same in every phase. Training with
@@ -38,10 +50,11 @@ def scale_by_cooldown(
 
     Args:
         shape: Cooldown shape, see `optax_wsd.shapes`.
-        end_scale: Multiplier after the cooldown, in [0, 1].
+        end_scale: Multiplier after the cooldown, in [0, 1], of cooldowns that are
+            started without one.
 
     Returns:
-        A transformation whose state is five scalars.
+        A transformation whose state is eight numbers.
 
     Raises:
         ValueError: shape is not a function, or end_scale is not in [0, 1].
@@ -64,9 +77,11 @@ def scale_by_cooldown(
     shapes.check_shape(shape)
     check_float("end_scale", end_scale, at_least=0, at_most=1)
 
-    def scale(elapsed, steps):
-        m = shapes.multiplier(shape, elapsed, steps)
-        return jnp.asarray(end_scale + (1 - end_scale) * m)
+    def scale(state, count):
+        elapsed = count - state.cooldown_start
+        m = shapes.multiplier(shape, elapsed, state.cooldown_steps)
+        end = jnp.where(state.cooldown_end < 0, end_scale, state.cooldown_end)
+        return lerp(end, state.cooldown_from, m).astype(float)
 
     def init_fn(params):
         del params
@@ -74,20 +89,27 @@ def scale_by_cooldown(
             cooldown_count=jnp.zeros([], jnp.int32),
             cooldown_start=jnp.full([], MAX_STEP, jnp.int32),
             cooldown_steps=jnp.ones([], jnp.int32),
+            cooldown_from=jnp.ones([], float),
+            cooldown_end=jnp.full([], -1, float),
             cooldown_scale=jnp.ones([], float),
-            cooldown_first_scale=scale(jnp.zeros([], jnp.int32), 1),
+            cooldown_drop=drop(),
         )
+
+    def drop():
+        first = shapes.multiplier(shape, jnp.zeros([], jnp.int32), 1)
+        return jnp.stack([first, jnp.asarray(end_scale, float)])
 
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
-        m = state.cooldown_scale
+        m = scale(state, state.cooldown_count)
         updates = jax.tree.map(
             lambda u: (m * u).astype(u.dtype) if is_averaged(u) else u, updates
         )
-        count = optax.safe_increment(state.cooldown_count)
+        count = next_count(state.cooldown_count)
         return updates, state._replace(
             cooldown_count=count,
-            cooldown_scale=scale(count - state.cooldown_start, state.cooldown_steps),
+            cooldown_scale=scale(state, count),
+            cooldown_drop=drop(),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -98,14 +120,18 @@ def start_cooldown(
     cooldown_steps: jax.typing.ArrayLike,
     *,
     start_step: jax.typing.ArrayLike | None = None,
+    end_scale: jax.typing.ArrayLike | None = None,
+    which: str | None = None,
 ) -> optax.OptState:
-    """Starts a cooldown in every `scale_by_cooldown` of an optimizer state.
+    """Starts a cooldown in the `scale_by_cooldown` of an optimizer state.
 
         update   start_step   ...   start_step + cooldown_steps - 1   afterwards
         scale    shape(0)     ...   one step above end_scale          end_scale
 
-    Call it outside or inside jit; nothing is recompiled. A second call replaces the
-    first.
+    Call it outside or inside jit; nothing is recompiled. With start_step, a second call
+    replaces the first. Without, it may be called at every step: while a cooldown of
+    that length and end runs, or is over, it changes nothing; one of another length or
+    end goes on from the multiplier reached. `stop_cooldown` is the way back up.
 
     Args:
         opt_state: Any nesting of states with `scale_by_cooldown` in it, also
@@ -113,13 +139,17 @@ def start_cooldown(
         cooldown_steps: Length of the cooldown in updates, >= 1.
         start_step: Number of the first update of the cooldown, counted from 0 by
             `scale_by_cooldown` itself, not in the past; default: the next update.
+        end_scale: Multiplier after this cooldown, in [0, 1]; default: that of
+            `scale_by_cooldown`.
+        which: Name of the one to start where there are several: a key of
+            `optax.named_chain` or a label of `optax.partition`; default: all.
 
     Returns:
         The new state, of the same tree, shapes and shardings.
 
     Raises:
-        ValueError: there is no `scale_by_cooldown` in opt_state, a number is not whole
-            or out of range, or start_step is in the past.
+        ValueError: there is no `scale_by_cooldown` in opt_state or none named `which`,
+            a number is not whole or out of range, or start_step is in the past.
 
     Example:
         >>> import jax.numpy as jnp
@@ -132,69 +162,88 @@ def start_cooldown(
         Hägele et al., 2024, arXiv:2405.18392, section 3.
     """
     check_int("cooldown_steps", cooldown_steps, at_least=1)
+    if end_scale is not None:
+        check_float("end_scale", end_scale, at_least=0, at_most=1)
 
     def start(state):
-        count = get_scalar(state.cooldown_count)
-        first = count if start_step is None else jnp.asarray(start_step, jnp.int32)
-        if not (is_traced(count) or is_traced(first)):
-            check_int("start_step", first, at_least=int(jnp.max(count)))
-        now = jnp.where(first <= count, get_scalar(state.cooldown_first_scale), 1)
-        return state._replace(
-            cooldown_start=set_scalar(state.cooldown_start, first),
-            cooldown_steps=set_scalar(state.cooldown_steps, cooldown_steps),
-            cooldown_scale=set_scalar(state.cooldown_scale, now),
-        )
+        now = get_scalar(state.cooldown_count)
+        age = now - get_scalar(state.cooldown_start)
+        least = 0 if is_traced(now) else int(jnp.max(now))
+        shape_start, own_end = jnp.moveaxis(get_scalar(state.cooldown_drop), -1, 0)
+        first, reached, is_same = now, get_scalar(state.cooldown_from), False
+        if start_step is None:
+            # Before its first update a cooldown has not moved from where it starts.
+            reached = jnp.where(age > 0, get_scalar(state.cooldown_scale), reached)
+            is_same = (age >= 0) & (get_scalar(state.cooldown_steps) == cooldown_steps)
+            if end_scale is not None:
+                chosen = jnp.asarray(end_scale, reached.dtype)
+                is_same &= get_scalar(state.cooldown_end) == chosen
+        else:
+            check_int("start_step", start_step, at_least=least)
+            first, reached = jnp.asarray(start_step, jnp.int32), 1.0
+        end = own_end if end_scale is None else end_scale
+        scale = jnp.where(first <= now, lerp(end, reached, shape_start), reached)
+        fields = {
+            "cooldown_start": first,
+            "cooldown_steps": cooldown_steps,
+            "cooldown_from": reached,
+            "cooldown_end": -1 if end_scale is None else end_scale,
+            "cooldown_scale": scale,
+        }
+        return _set(state, fields, unless=is_same)
 
-    if start_step is not None:
-        check_int("start_step", start_step)
-    return _change_state(start, opt_state)
+    return _change(start, opt_state, which)
 
 
-def stop_cooldown(opt_state: optax.OptState) -> optax.OptState:
+def stop_cooldown(
+    opt_state: optax.OptState, *, which: str | None = None
+) -> optax.OptState:
     """Ends a cooldown, planned, running or over: the next update has scale 1 again.
 
     This is the jump of WSD-S, from the cooled weights straight back to the peak.
 
     Args:
         opt_state: Any nesting of states with `scale_by_cooldown` in it.
+        which: As in `start_cooldown`.
 
     Returns:
         The new state, of the same tree, shapes and shardings.
 
     Raises:
-        ValueError: there is no `scale_by_cooldown` in opt_state.
+        ValueError: there is no `scale_by_cooldown` in opt_state, or none named `which`.
 
     Example:
         >>> import jax.numpy as jnp
         >>> state = start_cooldown(scale_by_cooldown().init(jnp.zeros(3)), 100)
-        >>> state == start_cooldown(stop_cooldown(state), 100)
-        True
+        >>> float(cooldown_scale(stop_cooldown(state))), int(state.cooldown_steps)
+        (1.0, 100)
 
     References:
         Wen et al., 2024, arXiv:2410.05192, section 4.
     """
+    fields = {
+        "cooldown_start": MAX_STEP,
+        "cooldown_from": 1,
+        "cooldown_end": -1,
+        "cooldown_scale": 1,
+    }
+    return _change(lambda state: _set(state, fields), opt_state, which)
 
-    def stop(state):
-        return state._replace(
-            cooldown_start=set_scalar(state.cooldown_start, MAX_STEP),
-            cooldown_scale=set_scalar(state.cooldown_scale, 1),
-        )
 
-    return _change_state(stop, opt_state)
-
-
-def cooldown_scale(opt_state: optax.OptState) -> jax.Array:
+def cooldown_scale(opt_state: optax.OptState, *, which: str | None = None) -> jax.Array:
     """The multiplier that `scale_by_cooldown` gives the next update.
 
     Args:
-        opt_state: Any nesting of states with `scale_by_cooldown` in it. Where there are
-            several, as under `optax.partition`, the first one answers.
+        opt_state: Any nesting of states with `scale_by_cooldown` in it. A state that
+            moves to a transform with another shape tells of that from the transform's
+            first update on.
+        which: As in `start_cooldown`; of several the first one answers.
 
     Returns:
-        A float32 scalar in [0, 1] (float64 under x64).
+        A float32 scalar in [0, 1] (float64 under x64); of a stacked state, an array.
 
     Raises:
-        ValueError: there is no `scale_by_cooldown` in opt_state.
+        ValueError: there is no `scale_by_cooldown` in opt_state, or none named `which`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -204,19 +253,28 @@ def cooldown_scale(opt_state: optax.OptState) -> jax.Array:
     References:
         Hägele et al., 2024, arXiv:2405.18392, section 3.
     """
-    states = find_states(opt_state, ScaleByCooldownState)
-    check(len(states) > 0, "opt_state", type(opt_state).__name__, _NEED)
-    return get_scalar(states[0].cooldown_scale)
+    state, *_ = _find(opt_state, which)
+    return get_scalar(state.cooldown_scale)
 
 
-_NEED = "a state with scale_by_cooldown in it"
+def _find(opt_state, which):
+    found = find_states(opt_state, ScaleByCooldownState, which=which)
+    need = "a state with scale_by_cooldown in it"
+    check(len(found) > 0, "opt_state", type(opt_state).__name__, need)
+    return found.values()
 
 
-def _change_state(fn, opt_state):
-    check(
-        len(find_states(opt_state, ScaleByCooldownState)) > 0,
-        "opt_state",
-        type(opt_state).__name__,
-        _NEED,
-    )
-    return map_states(fn, opt_state, ScaleByCooldownState)
+def _change(fn, opt_state, which):
+    _find(opt_state, which)
+    return map_states(fn, opt_state, ScaleByCooldownState, which=which)
+
+
+def _set(state, values, *, unless: jax.typing.ArrayLike = False):
+    """The state with new values in its scalar fields, but where `unless`."""
+
+    def new(name):
+        field = getattr(state, name)
+        kept = jnp.where(unless, get_scalar(field), values[name])
+        return set_scalar(field, kept)
+
+    return state._replace(**{name: new(name) for name in values})

@@ -1,33 +1,25 @@
 """The weights to evaluate, found in any optimizer state, and the way back."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from ._averaging import AVERAGES, averages_of
 from ._checks import check
 from ._schedule_free import ScheduleFreeState
 from ._tree import (
-    as_state,
+    find_states,
     get_scalar,
-    is_state,
+    is_averaged,
     leaf_name,
     leaves_by_path,
     lerp,
-    path_names,
 )
-
-
-class _Candidate(NamedTuple):
-    """One average in a state: how it is named, and its value for each leaf it has."""
-
-    names: tuple[str, ...]  # path in the state, then the name of the factory
-    shapes: dict[tuple[str, ...], tuple[int, ...]]  # by path of the leaf
-    to_eval: Callable[[tuple[str, ...], Any], jax.Array]  # path, params leaf
-    to_train: Callable[[tuple[str, ...], Any], jax.Array]
 
 
 def eval_params(
@@ -76,7 +68,7 @@ def eval_params(
     References:
         Defazio et al., 2024, arXiv:2405.15682, section 2.
     """
-    return _map_leaves(lambda c: c.to_eval, opt_state, params, which)
+    return _map_leaves(_to_eval, opt_state, params, which)
 
 
 def train_params(
@@ -117,93 +109,103 @@ def train_params(
     References:
         Defazio et al., 2024, arXiv:2405.15682, equation 6.
     """
-    return _map_leaves(lambda c: c.to_train, opt_state, params, which)
+    return _map_leaves(_to_train, opt_state, params, which)
 
 
-def _map_leaves(direction, opt_state, params, which):
-    candidates = _choose(list(_candidates(opt_state)), which)
-    found = leaves_by_path(params)
-    for candidate in candidates:
-        _check_fit(candidate, found)
+def _map_leaves(convert, opt_state, params, which):
+    found = find_states(opt_state, *AVERAGES, ScheduleFreeState, which=which)
+    leaves = leaves_by_path(params)
+    values: dict[Any, dict[str, Any]] = {name: {} for name in leaves}
+    for names, state in found.items():
+        owner = "/".join(names)
+        need = "without an average in optax.lookahead, which moves the params after it"
+        check("fast_state" not in names, "opt_state", owner, need)
+        is_free = isinstance(state, ScheduleFreeState)
+        count = state.schedule_free_count if is_free else state.average_count
+        stack = jnp.shape(get_scalar(count))  # of vmapped states, else ()
+        for p in leaves.values():
+            got = jnp.shape(p)[: len(stack)]
+            check(got == stack, "params", got, f"a stack of {stack}, as {owner} is one")
+        fn = functools.partial(_convert, convert, owner)
+        for _ in stack:
+            fn = jax.vmap(fn)
+        for name, value in fn(state, leaves).items():
+            values[name][owner] = value
 
-    def value(path, p):
+    def leaf(path, p):
         name = leaf_name(path)
-        mine = [c for c in candidates if name in c.shapes]
-        if not mine:
-            return p
-        both = " and ".join("/".join(c.names) for c in mine)
-        need = f"the name of one average of leaf {'/'.join(name)!r}: it has {both}"
-        check(len(mine) == 1, "which", which, need)
-        return direction(mine[0])(name, p).astype(p.dtype)
+        owners = values[name] if is_averaged(p) else {}
+        need = f"the name of one average of leaf {'/'.join(name)!r}: it has "
+        check(len(owners) < 2, "which", which, need + " and ".join(owners))
+        return next((value.astype(p.dtype) for value in owners.values()), p)
 
-    return jax.tree_util.tree_map_with_path(value, params)
+    return jax.tree_util.tree_map_with_path(leaf, params)
 
 
-def _candidates(opt_state) -> Iterator[_Candidate]:
-    kinds = (*AVERAGES, ScheduleFreeState)
+def _convert(convert, owner, state, leaves):
+    """New values of the leaves that a state has an average of, by their names."""
+    is_free = isinstance(state, ScheduleFreeState)
+    average = leaves_by_path(state.schedule_free_z if is_free else averages_of(state))
+    shown, restored = _as_shown(leaves, average)
+    for name, a in average.items():
+        got = f"shape {jnp.shape(shown[name])}" if name in shown else "no such leaf"
+        need = f"the tree of {owner}: {'/'.join(name)!r} of {a.shape}"
+        check(got == f"shape {a.shape}", "params", got, need)
+    return restored(convert(state, average, shown))
 
-    def kind_of(node) -> Any:
-        return next((kind for kind in kinds if is_state(node, kind)), None)
 
-    nodes = jax.tree_util.tree_leaves_with_path(
-        opt_state, is_leaf=lambda node: kind_of(node) is not None
+def _as_shown(leaves, average) -> tuple[dict[Any, Any], Callable[..., Any]]:
+    """The leaves as the wrapper of an average showed them to it, and the way back."""
+    if set(average) == {()} and () not in leaves:  # optax.flatten
+        like = average[()].dtype
+        flat, split = ravel_pytree([p.astype(like) for p in leaves.values()])
+        return {(): flat}, lambda new: dict(zip(leaves, split(new[()]), strict=True))
+    # optax.contrib.split_real_and_imaginary
+    parts = {name: ((*name, "real"), (*name, "imaginary")) for name in leaves}
+    parts = {name: pair for name, pair in parts.items() if pair[0] in average}
+    shown = dict(leaves)
+    for name, (real, imaginary) in parts.items():
+        shown |= {real: leaves[name].real, imaginary: leaves[name].imag}
+
+    def joined(new):
+        for name, (real, imaginary) in parts.items():
+            new[name] = new.pop(real) + 1j * new.pop(imaginary)
+        return new
+
+    return shown, joined
+
+
+def _to_eval(state, average, params):
+    if not isinstance(state, ScheduleFreeState):
+        is_begun = get_scalar(state.average_samples) > 0
+        return {
+            name: jnp.where(is_begun, average[name], params[name]) for name in average
+        }
+    gaps, b1 = (
+        leaves_by_path(state.schedule_free_gap),
+        get_scalar(state.schedule_free_b1),
     )
-    for path, node in nodes:
-        kind = kind_of(node)
-        if kind is ScheduleFreeState:
-            yield _schedule_free(path_names(path), as_state(node, kind))
-        elif kind is not None:
-            yield _average(path_names(path), as_state(node, kind))
 
-
-def _average(path, state) -> _Candidate:
-    averages = leaves_by_path(averages_of(state))
-    samples = get_scalar(state.average_samples)
-
-    def to_eval(name, p):
-        return jnp.where(samples > 0, averages[name], p)
-
-    return _Candidate(
-        (*path, type(state)._fields[2]), _shapes(averages), to_eval, lambda _, p: p
-    )
-
-
-def _schedule_free(path, state) -> _Candidate:
-    trees = state.schedule_free_z, state.schedule_free_gap
-    zs, gaps = map(leaves_by_path, trees)
-    b1 = get_scalar(state.schedule_free_b1)
-
-    def to_eval(name, y):
-        z = zs[name]
+    def x(name, z):
         if name in gaps:
             return z + gaps[name]
         # x = (y - (1 - b1) z) / b1, and exactly y where z is y.
-        return lerp(y.astype(z.dtype), z, (1 - 1 / b1).astype(jnp.finfo(z.dtype).dtype))
+        weight = (1 - 1 / b1).astype(jnp.finfo(z.dtype).dtype)
+        return lerp(params[name].astype(z.dtype), z, weight)
 
-    def to_train(name, x):
-        z = zs[name]
-        gap = gaps[name] if name in gaps else x.astype(z.dtype) - z
+    return {name: x(name, z) for name, z in average.items()}
+
+
+def _to_train(state, average, params):
+    if not isinstance(state, ScheduleFreeState):
+        return {name: params[name] for name in average}
+    gaps, b1 = (
+        leaves_by_path(state.schedule_free_gap),
+        get_scalar(state.schedule_free_b1),
+    )
+
+    def y(name, z):
+        gap = gaps[name] if name in gaps else params[name].astype(z.dtype) - z
         return z + b1.astype(jnp.finfo(z.dtype).dtype) * gap
 
-    return _Candidate((*path, "schedule_free"), _shapes(zs), to_eval, to_train)
-
-
-def _shapes(leaves):
-    return {name: jnp.shape(leaf) for name, leaf in leaves.items()}
-
-
-def _choose(candidates, which):
-    if which is None:
-        return candidates
-    chosen = [c for c in candidates if which in c.names]
-    names = ", ".join("/".join(c.names) for c in candidates) or "no average"
-    check(len(chosen) > 0, "which", which, f"a name in the state, which has {names}")
-    return chosen
-
-
-def _check_fit(candidate, params):
-    for name, shape in candidate.shapes.items():
-        fits = name in params and jnp.shape(params[name]) == shape
-        got = f"shape {jnp.shape(params[name])}" if name in params else "no such leaf"
-        need = f"the tree of {'/'.join(candidate.names)}: {'/'.join(name)!r} of {shape}"
-        check(fits, "params", got, need)
+    return {name: y(name, z) for name, z in average.items()}

@@ -220,8 +220,9 @@ def schedule_free_sgd(
         warmup_steps: Updates of warmup, the first at 1 / warmup_steps; 0 is none.
         b1: As in `schedule_free`; takes the place of momentum.
         weight_decay: Decay >= 0 at y, or a schedule.
-        weight_lr_power, r, decoupling, state_dtype: As in `schedule_free`.
+        weight_lr_power, r, decoupling: As in `schedule_free`.
         mask: Tree of booleans, or a function from params to one: what is decayed.
+        state_dtype: As in `schedule_free`.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -282,8 +283,9 @@ def schedule_free_adamw(
         b2: Decay of the second moment v, in [0, 1).
         eps: Added to the denominator, >= 0.
         weight_decay: Decay >= 0 at y, or a schedule.
-        weight_lr_power, r, decoupling, state_dtype: As in `schedule_free`.
+        weight_lr_power, r, decoupling: As in `schedule_free`.
         mask: Tree of booleans, or a function from params to one: what is decayed.
+        state_dtype: As in `schedule_free`.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -344,8 +346,9 @@ def schedule_free_radam(
         b2: Decay of the second moment v, in (0.6, 1): P must be above 4.
         eps: Added to the denominator, >= 0.
         weight_decay: Decay >= 0 at y, or a schedule.
-        weight_lr_power, r, decoupling, state_dtype: As in `schedule_free`.
+        weight_lr_power, r, decoupling: As in `schedule_free`.
         mask: Tree of booleans, or a function from params to one: what is decayed.
+        state_dtype: As in `schedule_free`.
 
     Returns:
         A transformation that needs `params` in its update.

@@ -4,7 +4,6 @@ Two parts build all of them: a warmup to the peak, and a fall that takes a sched
 value at one step down to another value. Every number may be a traced or vmapped array.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import numpy as np
 import optax
 
 from . import shapes
-from ._checks import MAX_STEP, check, check_float, check_int, is_traced
+from ._checks import MAX_STEP, Numbers, check, check_float, check_int, is_traced
 from .shapes import Shape
 
 
@@ -126,7 +125,7 @@ def cooldown_schedule(
 
 def wsds_schedule(
     peak_value: jax.typing.ArrayLike,
-    end_steps: Sequence[int] | jax.Array,
+    end_steps: Numbers,
     *,
     warmup_steps: jax.typing.ArrayLike,
     cooldown_steps: jax.typing.ArrayLike,
@@ -174,7 +173,7 @@ def wsds_schedule(
     is_list = np.ndim(end_steps) == 1 and np.size(end_steps) > 0
     check(is_list, "end_steps", end_steps, "a list")
     if not any(map(is_traced, (end_steps, warmup_steps, cooldown_steps))):
-        starts = np.append(warmup_steps, end_steps[:-1])
+        starts = np.append(warmup_steps, _int64(end_steps)[:-1])
         check(
             bool(np.all(_int64(end_steps) - starts >= cooldown_steps)),
             "end_steps",
@@ -197,10 +196,10 @@ def wsds_schedule(
 
 def multistep_schedule(
     peak_value: jax.typing.ArrayLike,
-    boundaries: Sequence[int] | jax.Array,
+    boundaries: Numbers,
     *,
     warmup_steps: jax.typing.ArrayLike,
-    scales: Sequence[float] | jax.Array = (10**-0.5, 0.1),
+    scales: Numbers = (10**-0.5, 0.1),
     init_value: jax.typing.ArrayLike = 0.0,
 ) -> optax.Schedule:
     """DeepSeek's multi-step schedule: warmup, then constant in stages.

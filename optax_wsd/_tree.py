@@ -1,12 +1,13 @@
 """Tree helpers: the lerp behind every average, and states found in any nesting.
 
-A state is known by the fields of its NamedTuple, or by the same keys of a dict where a
+A state is known by the class of its NamedTuple, or by the same keys of a dict where a
 checkpoint was restored without a target. Containers in between (chain, MultiSteps,
 masked, partition, inject_hyperparams, `nnx.Optimizer.opt_state`) are walked through as
 trees.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -108,34 +109,54 @@ def path_names(path) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
-def is_state(node, kind: Any) -> bool:
-    if isinstance(node, Mapping):
-        return set(node) == set(kind._fields)
-    return getattr(node, "_fields", None) == kind._fields
+def find_states(tree, *kinds: Any, which: str | None = None) -> dict[Any, Any]:
+    """The states of NamedTuple classes in a tree, in order, by their names.
+
+    A state's names are the keys from the root, then its factory: `params_ema` for
+    `ParamsEmaState`. `which` is one of the names of the states to find.
+    """
+    nodes = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda node: _kind_of(node, kinds) is not None
+    )
+    found = {}
+    for path, node in nodes:
+        kind = _kind_of(node, kinds)
+        if kind is not None:
+            names = (*path_names(path), _factory_name(kind))
+            found[names] = kind(**node) if isinstance(node, Mapping) else node
+    chosen = {names: found[names] for names in found if which in (None, *names)}
+    has = ", ".join(map("/".join, found)) or "none"
+    need = f"a name in the state, which has {has}"
+    check(which is None or len(chosen) > 0, "which", which, need)
+    return chosen
 
 
-def find_states(tree, kind: Any) -> list[Any]:
-    """All states of a NamedTuple `kind` in a tree, in order, dicts made into `kind`."""
-    nodes = jax.tree.leaves(tree, is_leaf=lambda node: is_state(node, kind))
-    return [as_state(node, kind) for node in nodes if is_state(node, kind)]
+def map_states(fn: Callable[[Any], Any], tree, *kinds: Any, which: str | None = None):
+    """The tree with `fn` of the states that are found; dicts come back as dicts."""
+    found = find_states(tree, *kinds, which=which)
 
-
-def as_state(node: Any, kind: Any) -> Any:
-    return kind(**node) if isinstance(node, Mapping) else kind(*node)
-
-
-def map_states(fn: Callable[[Any], Any], tree, kind: Any):
-    """The tree with `fn` applied to every state of `kind`; dicts come back as dicts."""
-
-    def visit(node):
-        if not is_state(node, kind):
+    def visit(path, node):
+        kind = _kind_of(node, kinds)
+        state = kind and found.get((*path_names(path), _factory_name(kind)))
+        if state is None:
             return node
-        state = fn(as_state(node, kind))
-        if isinstance(node, Mapping):
-            return type(node)(state._asdict())  # pyright: ignore[reportCallIssue]
-        return state
+        is_dict = isinstance(node, Mapping)
+        return type(node)(fn(state)._asdict()) if is_dict else fn(state)  # pyright: ignore
 
-    return jax.tree.map(visit, tree, is_leaf=lambda node: is_state(node, kind))
+    return jax.tree_util.tree_map_with_path(
+        visit, tree, is_leaf=lambda node: _kind_of(node, kinds) is not None
+    )
+
+
+def _kind_of(node, kinds) -> Any:
+    """The class of a state among `kinds`; of a dict, by its keys."""
+    if isinstance(node, Mapping):
+        return next((kind for kind in kinds if set(node) == set(kind._fields)), None)
+    return next((kind for kind in kinds if isinstance(node, kind)), None)
+
+
+def _factory_name(kind) -> str:
+    return re.sub("(?<!^)(?=[A-Z])", "_", kind.__name__.removesuffix("State")).lower()
 
 
 def get_scalar(field) -> jax.Array:

@@ -15,11 +15,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from . import shapes
-from ._checks import check, check_float, check_int
+from ._checks import Numbers, check, check_float, check_int
 
 __all__ = [
     "Cooldowns",
@@ -33,7 +32,7 @@ __all__ = [
     "optimal_scale",
 ]
 
-Curve = tuple[jax.typing.ArrayLike, jax.typing.ArrayLike, jax.typing.ArrayLike]
+Curve = tuple[Numbers, Numbers, Numbers]
 """The learning_rates, steps and losses of one run, for `fit_loss_law`."""
 
 RATE_EXPONENT = 0.64  # of the response's speed: Luo et al. fit 0.635 to 0.655
@@ -41,7 +40,7 @@ MAX_GROUPS = 512  # changes of the rate that the sum over them keeps apart
 
 
 def last_iterate_bound(
-    learning_rates: jax.typing.ArrayLike,
+    learning_rates: Numbers,
     *,
     distance: float = 1.0,
     gradient_norm: float = 1.0,
@@ -79,7 +78,7 @@ def last_iterate_bound(
 
 
 def optimal_scale(
-    learning_rates: jax.typing.ArrayLike,
+    learning_rates: Numbers,
     *,
     distance: float = 1.0,
     gradient_norm: float = 1.0,
@@ -189,9 +188,7 @@ class LossLaw(NamedTuple):
     peak_value: float  # the highest rate of the curves of the fit
     residual: float  # weighted root mean square error of the fit, in units of the loss
 
-    def predict(
-        self, learning_rates: jax.typing.ArrayLike, steps: jax.typing.ArrayLike
-    ) -> np.ndarray:
+    def predict(self, learning_rates: Numbers, steps: Numbers) -> np.ndarray:
         """The loss under a schedule, after each of the given numbers of updates.
 
         Args:
@@ -317,7 +314,7 @@ class Cooldowns(NamedTuple):
 
 def best_cooldown(
     law: LossLaw,
-    learning_rates: jax.typing.ArrayLike,
+    learning_rates: Numbers,
     cooldown_steps: Sequence[int] | np.ndarray,
     *,
     total_steps: int | None = None,

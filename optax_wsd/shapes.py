@@ -21,8 +21,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ._checks import check_callable, check_float
+from ._checks import check, check_callable, check_float, is_traced
 
 __all__ = [
     "Shape",
@@ -231,5 +232,16 @@ def multiplier(shape: Shape, elapsed: Any, steps: Any) -> jax.Array:
 
 
 def check_shape(shape: Any) -> Shape:
-    need = "a function from progress in [0, 1] to a multiplier, as in optax_wsd.shapes"
-    return check_callable("shape", shape, need)
+    """Refuses what is no shape: also a factory such as `power` that was not called."""
+    need = (
+        "a function from progress in [0, 1] to a finite multiplier, as in "
+        "optax_wsd.shapes (power(2.0), not power; for optax.inject_hyperparams name it "
+        "in static_args)"
+    )
+    check_callable("shape", shape, need)
+    for p in (0.5, 0.0, 1.0):
+        value = shape(jnp.asarray(p, float))
+        is_number = hasattr(value, "dtype") or isinstance(value, float | int)
+        is_finite = is_number and (is_traced(value) or np.all(np.isfinite(value)))
+        check(bool(is_finite), "shape", shape, need)
+    return shape

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.training.train_state import TrainState
 
 import optax_wsd
 
@@ -141,3 +142,152 @@ def test_states_of_other_params_are_refused(old, match):
     tx = optax.adam(0.1)
     with pytest.raises(ValueError, match=match):
         optax_wsd.adopt_state(tx.init(old), tx.init(start()))
+
+
+def test_a_clock_belongs_to_a_class():
+    """reduce_on_plateau has a `count` and a `cooldown_count` of its own."""
+    plateau = optax.contrib.reduce_on_plateau(cooldown=5)
+    params, state = train(optax.adamw(0.1), start())
+    new = optax.chain(optax.adamw(0.1), plateau, optax_wsd.scale_by_cooldown())
+    adopted = optax_wsd.adopt_state(state, new.init(params))
+    assert_equal(adopted[1], plateau.init(params))
+    assert adopted[2].cooldown_count == 4
+
+    old = optax.chain(plateau, optax.adamw(0.1))
+    state = old.init(params)
+    _, state = old.update(params, state, params, value=1.0)
+    schedule = optax.scale_by_schedule(lambda count: 0.1)
+    for restored in (state, bare(state)):
+        adopted = optax_wsd.adopt_state(restored, schedule.init(params))
+        assert adopted.count == 1  # that of Adam, not the plateau's 0
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        optax.lion(0.1),
+        optax.contrib.muon(0.1),
+        optax_wsd.schedule_free_sgd(0.1),
+        optax.MultiSteps(optax.sgd(0.1), 1).gradient_transformation(),
+        optax.chain(optax.sgd(0.1), optax_wsd.params_swa()),
+        optax.inject_hyperparams(optax.sgd)(0.1),
+    ],
+)
+@pytest.mark.parametrize("as_restored", [bare, lambda tree: tree], ids=["bare", "same"])
+def test_every_optimizer_that_counts_tells_the_time(old, as_restored):
+    params, state = train(old, start(), steps=2)
+    new = optax.chain(optax.sgd(lambda count: 0.1), optax_wsd.scale_by_cooldown())
+    adopted = optax_wsd.adopt_state(as_restored(state), new.init(params))
+    assert (adopted[0][1].count, adopted[1].cooldown_count) == (2, 2)
+
+
+def test_a_state_without_a_count_takes_one():
+    new = optax.chain(optax.sgd(0.1), optax_wsd.params_ema(0.9, start_step=6))
+    state = optax.sgd(0.1).init(start())
+    with pytest.raises(
+        ValueError, match="count must be given: ParamsEmaState.average_"
+    ):
+        optax_wsd.adopt_state(state, new.init(start()))
+    adopted = optax_wsd.adopt_state(state, new.init(start()), count=500)
+    assert adopted[1].average_count == 500
+    with pytest.raises(ValueError, match="count must be a whole number"):
+        optax_wsd.adopt_state(state, new.init(start()), count=-1)
+
+
+def averages(*names, wrap=lambda tx: tx):
+    numbers = {"fast": 0.1, "slow": 0.9, "third": 0.5}
+    emas = [(name, optax_wsd.params_ema(numbers[name])) for name in names]
+    return optax.named_chain(("opt", wrap(optax.sgd(0.1))), *emas)
+
+
+@pytest.mark.parametrize("as_restored", [bare, lambda tree: tree], ids=["bare", "same"])
+@pytest.mark.parametrize(
+    "names", [("slow",), ("slow", "fast"), ("third", "slow", "fast")]
+)
+def test_averages_go_to_their_names(names, as_restored):
+    params, state = train(averages("fast", "slow"), start())
+    new = averages(*names).init(params)
+    adopted = optax_wsd.adopt_state(as_restored(state), new)
+    for name in names:
+        if name in state:
+            assert_equal(adopted[name], state[name])
+        else:
+            assert adopted[name].average_samples == 0
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (averages("fast"), averages("slow")),
+        (averages("fast", "slow"), optax.chain(optax_wsd.params_ema(0.9))),
+        (optax.chain(*[optax_wsd.params_ema(0.9)] * 2), averages("slow")),
+    ],
+)
+def test_names_that_do_not_decide_are_refused(old, new):
+    with pytest.raises(
+        ValueError, match="opt_state must be named as the new ParamsEma"
+    ):
+        optax_wsd.adopt_state(old.init(start()), new.init(start()), count=0)
+
+
+@pytest.mark.parametrize("as_restored", [bare, lambda tree: tree], ids=["bare", "same"])
+def test_groups_go_on_in_a_new_wrapping(as_restored):
+    """Labels say which group is which, also around masks and in other wrappers."""
+    groups = {"x": optax.adamw(0.1, mask={"a": True, "b": False}), "y": optax.adam(0.1)}
+    old = optax.partition(groups, {"a": "x", "b": "y"})
+    params, state = train(old, start())
+    again = optax.partition({"y": groups["y"], "x": groups["x"]}, {"a": "x", "b": "y"})
+    new = optax.named_chain(("both", again), ("cool", optax_wsd.scale_by_cooldown()))
+    adopted = optax_wsd.adopt_state(
+        as_restored({"opt_state": state, "params": params}), new.init(params)
+    )
+    for label in ("x", "y"):
+        got = adopted["both"].inner_states[label]
+        assert_equal(got, state.inner_states[label])
+
+
+@pytest.mark.parametrize(
+    "old, new, field",
+    [
+        (optax_wsd.params_ema(0.999), optax_wsd.params_ema(0.99995), "ema_remainder"),
+        (optax_wsd.params_swa(), optax_wsd.params_swa(window=4), "swa_window"),
+        (
+            optax_wsd.schedule_free_sgd(0.1),
+            optax_wsd.schedule_free_sgd(0.1, b1=0.4),
+            "schedule_free_gap",
+        ),
+    ],
+)
+@pytest.mark.parametrize("as_restored", [bare, lambda tree: tree], ids=["bare", "same"])
+def test_an_argument_that_needs_more_state_gets_it_fresh(old, new, field, as_restored):
+    params, state = train(old, start())
+    fresh = new.init(params)
+    adopted = optax_wsd.adopt_state(as_restored(state), fresh)
+    assert_equal(getattr(adopted, field), getattr(fresh, field))
+    assert_equal(adopted[:2], state[:2])
+
+
+def test_shapes_alone_are_enough_where_the_old_state_knows_all():
+    params, state = train(EVERYTHING, start())
+    shapes = jax.eval_shape(EVERYTHING.init, params)
+    assert_equal(optax_wsd.adopt_state(bare(state), shapes), state)
+    more = optax.chain(EVERYTHING, optax_wsd.params_power_ema(1.0))
+    with pytest.raises(ValueError, match="new_state must be arrays: 'ParamsPowerEmaSt"):
+        optax_wsd.adopt_state(state, jax.eval_shape(more.init, params))
+
+
+def test_a_train_state_gives_its_state_and_takes_none():
+    old = TrainState.create(apply_fn=None, params=start(), tx=optax.adamw(0.1))
+    old = old.apply_gradients(grads=start())
+    new = optax.chain(optax.adamw(0.1), optax_wsd.scale_by_cooldown())
+    adopted = optax_wsd.adopt_state(old, new.init(start()))
+    assert adopted[1].cooldown_count == 1
+    assert_equal(adopted[0], old.opt_state)
+    with pytest.raises(ValueError, match=r"new_state must be tx.init.*'TrainState'"):
+        optax_wsd.adopt_state(old, old.replace(opt_state=new.init(start())))
+
+
+def test_an_injected_rate_is_state_and_goes_on():
+    params, state = train(optax.inject_hyperparams(optax.sgd)(0.5), start())
+    new = optax.inject_hyperparams(optax.sgd)(0.1).init(params)
+    assert optax_wsd.adopt_state(state, new).hyperparams["learning_rate"] == 0.5

@@ -291,3 +291,146 @@ def test_updates_keep_their_dtype(dtype):
 def test_wrong_arguments_are_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call(optax_wsd.scale_by_cooldown().init(None))
+
+
+def applied(tx, state, steps):
+    """What a transform does to updates of 1, each as `cooldown_scale` told before."""
+    scales = []
+    for _ in range(steps):
+        told = optax_wsd.cooldown_scale(state)
+        update, state = tx.update(jnp.ones(()), state)
+        assert (
+            float(told) == float(update) or not scales
+        )  # of a moved state from then on
+        scales.append(round(float(update), 6))
+    return scales, state
+
+
+DROPS = optax_wsd.scale_by_cooldown(shapes.lowered_linear(0.7), end_scale=0.1)
+LINEAR = optax_wsd.scale_by_cooldown(shapes.linear)
+
+
+def test_a_state_moves_to_a_transform_with_another_shape_and_end():
+    """Nothing that is applied comes from the shape that the state was trained with."""
+    tx = optax_wsd.scale_by_cooldown(shapes.lowered_linear(0.7))
+    _, trunk = optax_wsd.scale_by_cooldown().update(None, LINEAR.init(None))
+    state = optax_wsd.start_cooldown(trunk, 4)
+    assert applied(tx, state, 5)[0] == [0.7, 0.525, 0.35, 0.175, 0]
+    _, state = LINEAR.update(None, state)  # in the middle of a cooldown
+    assert applied(DROPS, state, 2)[0] == [round(0.1 + 0.9 * 0.525, 6), 0.415]
+
+
+@pytest.mark.parametrize("end", [None, 0.4])
+def test_the_first_multiplier_is_told_before_its_update(end):
+    state = optax_wsd.start_cooldown(DROPS.init(None), 2, end_scale=end)
+    told = float(optax_wsd.cooldown_scale(state))
+    scales, _ = applied(DROPS, state, 3)
+    last = 0.1 if end is None else end
+    want = [last + (1 - last) * 0.7, last + (1 - last) * 0.35, last]
+    np.testing.assert_allclose(scales, want, rtol=1e-6)
+    assert told == pytest.approx(want[0], rel=1e-6)
+
+
+def test_a_call_at_every_step_is_one_call():
+    """Also in one compiled step, and after the end; the end may be named again."""
+    for end in (None, 0.5):
+        state, scales = LINEAR.init(None), []
+        for step in range(9):
+            if step >= 2:
+                state = optax_wsd.start_cooldown(state, 4, end_scale=end)
+            scales += applied(LINEAR, state, 1)[0]
+            _, state = LINEAR.update(None, state)
+        fall = 1 - np.clip((np.arange(9) - 2) / 4, 0, 1) * (1 if end is None else end)
+        np.testing.assert_allclose(scales, fall)
+
+
+@pytest.mark.parametrize(
+    "again, want",
+    [
+        (dict(cooldown_steps=8), [0.6, 0.525, 0.45]),
+        (dict(cooldown_steps=2), [0.6, 0.3, 0]),
+        (dict(cooldown_steps=5, end_scale=0.1), [0.6, 0.5, 0.4]),
+        (dict(cooldown_steps=5), [0.6, 0.4, 0.2]),
+        (dict(cooldown_steps=5, start_step=3), [1, 1 - 1 / 5, 1 - 2 / 5]),
+    ],
+)
+def test_another_cooldown_goes_on_from_the_multiplier_reached(again, want):
+    """With another length or end; from the top again only where start_step says so."""
+    tx = optax_wsd.scale_by_cooldown(shapes.linear)
+    _, state = tx.update(None, tx.init(None))
+    _, state = applied(tx, optax_wsd.start_cooldown(state, 5), 2)
+    scales, _ = applied(tx, optax_wsd.start_cooldown(state, **again), 3)
+    np.testing.assert_allclose(scales, want, atol=1e-6)
+
+
+def test_a_start_that_is_taken_back_before_its_update_leaves_nothing():
+    state = optax_wsd.start_cooldown(DROPS.init(None), 10, end_scale=0.5)
+    again = optax_wsd.start_cooldown(state, 2)
+    chex.assert_trees_all_equal(again, optax_wsd.start_cooldown(DROPS.init(None), 2))
+    stopped = optax_wsd.stop_cooldown(applied(DROPS, again, 1)[1])
+    assert applied(DROPS, optax_wsd.start_cooldown(stopped, 2), 1)[0] == [0.73]
+
+
+NAMED = optax.named_chain(
+    ("slow", optax.chain(optax_wsd.scale_by_cooldown(shapes.linear))),
+    ("other", optax.partition({"x": optax_wsd.scale_by_cooldown()}, "x")),
+)
+
+
+@pytest.mark.parametrize("restored", [False, True])
+@pytest.mark.parametrize(
+    "which, started", [("slow", "slow"), ("x", "other"), ("scale_by_cooldown", None)]
+)
+def test_which_names_one_of_several(which, started, restored):
+    state = NAMED.init(jnp.zeros(()))
+    if restored:
+        state = {"slow": [state["slow"][0]._asdict()], "other": state["other"]}
+    state = optax_wsd.start_cooldown(state, 2, end_scale=0.5, which=which)
+    after = optax_wsd.start_cooldown(state, 7, which="other")  # of the other group
+    for name in ("slow", "other"):
+        steps = optax.tree.get(after[name], "cooldown_steps")
+        if restored and name == "slow":
+            steps = after["slow"][0]["cooldown_steps"]
+        assert steps == (7 if name == "other" else 2 if started != "other" else 1)
+    assert optax_wsd.cooldown_scale(after, which=which) == 1
+    stopped = optax_wsd.stop_cooldown(state, which=which)
+    chex.assert_trees_all_equal(
+        optax_wsd.start_cooldown(stopped, 2, end_scale=0.5, which=which), state
+    )
+    with pytest.raises(
+        ValueError, match="which must be a name .* slow/0/scale_by_cool"
+    ):
+        optax_wsd.cooldown_scale(state, which="fast")
+
+
+def test_a_stack_of_states_is_started_and_told_as_one():
+    state = jax.vmap(DROPS.init)(jnp.zeros(3))
+    state = optax_wsd.start_cooldown(state, jnp.array([1, 2, 4]))
+    np.testing.assert_allclose(optax_wsd.cooldown_scale(state), [0.73] * 3, rtol=1e-6)
+    _, state = jax.vmap(DROPS.update)(jnp.zeros(3), state)
+    want = 0.1 + 0.9 * 0.7 * np.array([0, 0.5, 0.75])
+    np.testing.assert_allclose(optax_wsd.cooldown_scale(state), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "factory", [shapes.lowered_linear, shapes.power, shapes.exponential]
+)
+def test_a_shape_that_was_not_called_is_refused(factory):
+    for build in (
+        optax_wsd.scale_by_cooldown,
+        lambda shape: optax_wsd.cooldown_schedule(1.0, 2, 3, shape=shape),
+        lambda shape: optax_wsd.merge_weights(4, shape),
+    ):
+        with pytest.raises(ValueError, match="shape must be a function .*not power"):
+            build(shape=factory)
+
+
+def test_injected_hyperparams_work_or_say_what_to_write():
+    with pytest.raises(ValueError, match="shape must .* name it in static_args"):
+        optax.inject_hyperparams(optax_wsd.scale_by_cooldown)().init(jnp.zeros(()))
+    tx = optax.inject_hyperparams(optax_wsd.scale_by_cooldown, static_args="shape")(
+        shapes.linear, end_scale=0.5
+    )
+    state = optax_wsd.start_cooldown(tx.init(jnp.zeros(())), 1)
+    update, state = tx.update(jnp.ones(()), state, jnp.zeros(()))
+    assert (float(update), float(optax_wsd.cooldown_scale(state))) == (1, 0.5)

@@ -233,3 +233,74 @@ def test_params_may_be_named_value():
     got = optax_wsd.eval_params(state, params)
     np.testing.assert_array_equal(got["value"], state[1].params_ema["value"])
     np.testing.assert_array_equal(got["w"]["value"], state[1].params_ema["w"]["value"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        averaged,
+        schedule_free,
+        lambda: optax_wsd.schedule_free_adamw(0.1, b1=0.3),
+        lambda: optax.chain(optax.sgd(0.1), optax_wsd.params_lawa(2, every=1)),
+    ],
+)
+def test_a_stack_of_states_is_evaluated_as_each_alone(make):
+    """As vmap over seeds makes it, without a vmap around; two seeds of two numbers."""
+    tx, seeds = make(), [start(), jax.tree.map(jnp.square, start())]
+    alone = [train(tx, params, 3) for params in seeds]
+    stack = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
+    params, state = (stack(*parts) for parts in zip(*alone, strict=True))
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-6)
+    for convert in (optax_wsd.eval_params, optax_wsd.train_params):
+        want = stack(*(convert(s, p) for p, s in alone))
+        jax.tree.map(close, convert(state, params), want)
+    with pytest.raises(ValueError, match=r"params must be a stack of \(2,\)"):
+        optax_wsd.eval_params(state, start() | {"a": jnp.zeros(())})
+
+
+@pytest.mark.parametrize("make", [averaged, schedule_free])
+def test_found_as_one_vector_under_flatten(make):
+    params, state = train(optax.flatten(make()), start() | {"list": [jnp.ones(2)]})
+    plain, plain_state = train(make(), start() | {"list": [jnp.ones(2)]})
+    for convert in (optax_wsd.eval_params, optax_wsd.train_params):
+        got, want = convert(state, params), convert(plain_state, plain)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-6), got, want
+        )
+    with pytest.raises(ValueError, match=r"params must be the tree of .*got 'shape"):
+        optax_wsd.eval_params(state, {"a": params["a"], "b": params["b"]})
+
+
+@pytest.mark.parametrize("make", [averaged, schedule_free])
+def test_found_as_pairs_under_split_real_and_imaginary(make):
+    first = start() | {"z": jnp.asarray([1 + 2j, -1j])}
+    params, state = train(optax.contrib.split_real_and_imaginary(make()), first)
+    parts = {"real": params["z"].real, "imaginary": params["z"].imag}
+    (inner,) = (state.inner_state,)
+    pairs = optax_wsd.eval_params(inner, params | {"z": parts})
+    got = optax_wsd.eval_params(state, params)
+    np.testing.assert_allclose(got["z"].real, pairs["z"]["real"], rtol=1e-6)
+    np.testing.assert_allclose(got["z"].imag, pairs["z"]["imaginary"], rtol=1e-6)
+    np.testing.assert_array_equal(got["a"], pairs["a"])
+    assert got["z"].dtype == params["z"].dtype and np.all(got["z"] != params["z"])
+
+
+@pytest.mark.parametrize("make", [averaged, schedule_free])
+def test_an_average_in_lookahead_is_refused_and_right_after_it(make):
+    def run(tx):
+        params = optax.LookaheadParams.init_synced(start())
+        state, seen = tx.init(params), []
+        for _ in range(4):
+            updates, state = tx.update(params.fast, state, params)
+            params = optax.apply_updates(params, updates)
+            seen.append(params)
+        return params, state, seen
+
+    params, state, _ = run(optax.lookahead(make(), 2, 0.5))
+    with pytest.raises(ValueError, match="opt_state must be without .*optax.lookahead"):
+        optax_wsd.eval_params(state, params.fast)
+    ahead = optax.lookahead(optax.sgd(0.1), 2, 0.5)
+    params, state, seen = run(optax.chain(ahead, optax_wsd.params_swa()))
+    got = optax_wsd.eval_params(state, params)
+    mean = np.mean([p.slow["a"] for p in seen], 0)
+    np.testing.assert_allclose(got.slow["a"], mean, rtol=1e-6)

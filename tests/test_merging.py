@@ -163,7 +163,7 @@ def test_merge_keeps_the_sharding():
         ),
         ([np.zeros(2)] * 3, [0.5, 0.5], "snapshots must be as many"),
         ([], [], "weights must be a list"),
-        ([np.zeros(2)], [2.0], "weights must be numbers that sum to 1, got 2.0"),
+        ([np.zeros(2)], [2.0], "weights must be numbers that sum to 1: .* got 2.0"),
         ([np.zeros(2)], [math.nan], "weights must be a finite number"),
         ([np.zeros(2), np.zeros(1)], [0.5, 0.5], "snapshots must be of shape"),
         ([{"a": np.zeros(1)}, {"b": np.zeros(1)}], [0.5, 0.5], "[Kk]ey"),
@@ -180,7 +180,7 @@ def test_merge_params_refuses(snapshots, weights, match):
         (0, shapes.linear, "num_snapshots must be a whole number from 1"),
         (2.5, shapes.linear, "num_snapshots"),
         (4, "linear", "shape must be a function"),
-        (4, lambda p: jnp.log(p - 1), "shape must be finite"),
+        (4, lambda p: jnp.log(p - 1), "shape must be .* to a finite multiplier"),
     ],
 )
 def test_merge_weights_refuses(n, shape, match):
@@ -293,3 +293,23 @@ def test_gamma_from_width_refuses(width):
 def test_gamma_from_half_life_refuses(fraction):
     with pytest.raises(ValueError, match="fraction must be"):
         gamma_from_half_life(fraction)
+
+
+def test_python_floats_are_numbers():
+    snapshots = [{"scale": 1.0, "z": 1j, "n": 1}, {"scale": 3.0, "z": 3j, "n": 2}]
+    merged = merge_params(snapshots, [0.25, 0.75])
+    assert merged == {"scale": 2.5, "z": 2.5j, "n": 2}
+    assert type(merged["scale"]) is float
+
+
+@pytest.mark.parametrize("weights", [[0.9995], [2.0, -0.9995], [0.333, 0.333, 0.333]])
+def test_weights_that_shrink_the_model_are_refused(weights):
+    with pytest.raises(ValueError, match="weights must be numbers that sum to 1: div"):
+        merge_params([np.ones(2)] * len(weights), weights)
+
+
+def test_weights_rounded_to_float32_leave_the_size_as_it_was():
+    weights = np.full(3, 1 / 3, np.float32) * np.float32(1 + 2e-7)
+    assert abs(float(np.sum(weights, dtype=np.float64)) - 1) > 1e-7
+    merged = merge_params([np.ones(2)] * 3, weights)
+    np.testing.assert_allclose(merged, 1, rtol=1e-15)

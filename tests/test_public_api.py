@@ -53,7 +53,7 @@ def test_every_argument_is_documented_in_order(name):
     arguments = [
         a for a in inspect.signature(FUNCTIONS[name]).parameters if a != "self"
     ]
-    assert sorted(documented) == sorted(arguments)
+    assert documented == arguments
 
 
 @pytest.mark.parametrize("module", [optax_wsd, shapes, laws], ids=lambda m: m.__name__)

@@ -32,6 +32,7 @@ __all__ = [
     "linear",
     "lowered_linear",
     "mirror_cosine",
+    "one_minus_power",
     "one_minus_sqrt",
     "one_minus_square",
     "power",
@@ -65,7 +66,7 @@ def one_minus_sqrt(p: Any) -> Any:
     References:
         Hägele et al., 2024, arXiv:2405.18392, section 3 ("1-sqrt").
     """
-    return 1 - jnp.sqrt(p)
+    return one_minus_power(0.5)(p)
 
 
 def one_minus_square(p: Any) -> Any:
@@ -78,7 +79,7 @@ def one_minus_square(p: Any) -> Any:
     References:
         Hägele et al., 2024, arXiv:2405.18392, appendix.
     """
-    return 1 - p * p
+    return one_minus_power(2.0)(p)
 
 
 def cosine(p: Any) -> Any:
@@ -133,6 +134,34 @@ def power(exponent: jax.typing.ArrayLike) -> Shape:
         return (1 - p) ** exponent
 
     return _exact_near_end(shape, lambda q: q**exponent)
+
+
+def one_minus_power(exponent: jax.typing.ArrayLike) -> Shape:
+    """1 - p^exponent: with an exponent below 1 fast then slow, above 1 slow then fast.
+
+    Args:
+        exponent: Greater than 0; 0.5 is `one_minus_sqrt`, 1 `linear`, 2
+            `one_minus_square`.
+
+    Returns:
+        A shape.
+
+    Raises:
+        ValueError: exponent is not a number > 0.
+
+    Example:
+        >>> [one_minus_power(3.0)(p) for p in (0.0, 0.5, 1.0)]
+        [1.0, 0.875, 0.0]
+
+    References:
+        Hägele et al., 2024, arXiv:2405.18392, section 3 and appendix, for 0.5 and 2.
+    """
+    check_float("exponent", exponent, above=0)
+
+    def shape(p):
+        return 1 - p**exponent
+
+    return _exact_near_end(shape, lambda q: -jnp.expm1(exponent * jnp.log1p(-q)))
 
 
 def lowered_linear(level: jax.typing.ArrayLike = 0.7) -> Shape:
@@ -204,8 +233,8 @@ def _half_versine(q):
 
 
 _exact_near_end(linear, lambda q: q)
-_exact_near_end(one_minus_sqrt, lambda q: q / (1 + jnp.sqrt(1 - q)))
-_exact_near_end(one_minus_square, lambda q: q * (2 - q))
+_exact_near_end(one_minus_sqrt, one_minus_power(0.5).of_remaining)
+_exact_near_end(one_minus_square, one_minus_power(2.0).of_remaining)
 _exact_near_end(cosine, _half_versine)
 _exact_near_end(mirror_cosine, lambda q: 2 * q - _half_versine(q))
 
@@ -227,7 +256,7 @@ def multiplier(shape: Shape, elapsed: Any, steps: Any) -> jax.Array:
     of_remaining = getattr(shape, "of_remaining", None)
     if of_remaining is not None:
         q = (steps - elapsed).astype(float) / steps
-        value = jnp.where(p < 0.5, value, of_remaining(q))
+        value = jnp.where(p < 0.5, value, of_remaining(jnp.minimum(q, 0.5)))
     return jnp.where(started, value, 1.0)
 
 

@@ -194,11 +194,13 @@ def average_weights(average, steps):
 
 def schedule_free_weights(steps, decoupling):
     """The weight of every z in x, with directions that make z a unit vector."""
-    tx = optax_wsd.schedule_free(optax.identity(), 1.0, decoupling=decoupling)
+    b1 = 0.9
+    tx = optax_wsd.schedule_free(optax.identity(), 1.0, b1=b1, decoupling=decoupling)
 
     def step(carry, target):
         params, state = carry
-        gradient = state.schedule_free_z - target
+        z = params - b1 * state.schedule_free_gap
+        gradient = z - target
         updates, state = tx.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), None
 

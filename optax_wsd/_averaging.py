@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ._checks import check, check_float, check_int, check_params, is_traced
 from ._tree import (
+    as_arrays,
     average_dtype,
     check_state_dtype,
     complement_and_log,
     copy_as,
     is_averaged,
+    known,
     lerp,
     map_averaged,
     next_count,
@@ -34,7 +35,7 @@ class ParamsEmaState(NamedTuple):
 
     average_count: jax.Array  # int32 scalar, updates so far
     average_samples: jax.Array  # int32 scalar, samples so far
-    params_ema: Any  # the average, MaskedNode in place of integers and keys
+    params_ema: Any  # the average, None in place of integers and keys
     ema_remainder: Any  # bfloat16, what rounding left out; () for decay <= 0.9999
 
 
@@ -43,7 +44,7 @@ class ParamsPowerEmaState(NamedTuple):
 
     average_count: jax.Array  # int32 scalar, updates so far
     average_samples: jax.Array  # int32 scalar, samples so far
-    params_power_ema: Any  # the average, MaskedNode in place of integers and keys
+    params_power_ema: Any  # the average, None in place of integers and keys
 
 
 class ParamsSwaState(NamedTuple):
@@ -51,7 +52,7 @@ class ParamsSwaState(NamedTuple):
 
     average_count: jax.Array  # int32 scalar, updates so far
     average_samples: jax.Array  # int32 scalar, samples so far
-    params_swa: Any  # the average, MaskedNode in place of integers and keys
+    params_swa: Any  # the average, None in place of integers and keys
     swa_window: Any  # the mean of the window under way; () without windows
 
 
@@ -82,7 +83,8 @@ def params_ema(
 
     The average is one copy of the params, in float32 or better. It approaches params
     that stand still to 2^-24 / (1 - decay) of their size, where its steps round away;
-    above decay 0.9999 a bfloat16 remainder carries over what rounding leaves out.
+    above decay 0.9999 a bfloat16 remainder carries over what rounding leaves out, and
+    so it does for a decay that is traced when the state is made.
 
     Args:
         decay: Weight of the past, in [0, 1). The horizon is 1 / (1 - decay) samples.
@@ -116,7 +118,7 @@ def params_ema(
     check_float("decay", decay, at_least=0, below=1)
     check_state_dtype(state_dtype)
     new, log_decay = complement_and_log(decay)
-    is_long = isinstance(decay, float) and decay > 0.9999
+    is_long = is_traced(decay) or decay > 0.9999
 
     def weight(t):
         t = t.astype(float)
@@ -125,12 +127,16 @@ def params_ema(
 
     def first(params):
         average = _copies(params, state_dtype)
-        return average, _remainder_of(average) if is_long else ()
+        remainder = _remainder_of(average) if is_long else ()
+        return dict(params_ema=average, ema_remainder=remainder)
 
-    def absorb(t, sample, average, remainder):
-        if not is_long:
-            return _lerp_params(weight(t), sample, average), ()
-        return _lerp_exactly(weight(t), sample, average, remainder)
+    def absorb(t, sample, state):
+        average, remainder = state.params_ema, state.ema_remainder
+        if not jax.tree.leaves(remainder):
+            average = _lerp_params(weight(t), sample, average)
+        else:
+            average, remainder = _lerp_exactly(weight(t), sample, average, remainder)
+        return dict(params_ema=average, ema_remainder=remainder)
 
     return _average(ParamsEmaState, first, absorb, every, start_step)
 
@@ -180,19 +186,19 @@ def params_power_ema(
         Karras et al. (EDM2), 2023, arXiv:2312.02696, section 3.1.
     """
     check_float("gamma", gamma, at_least=0)
+    check_state_dtype(state_dtype)
 
     def weight(t):
         left = jnp.log1p(-1 / t.astype(float))
         power = jnp.maximum(jnp.asarray(gamma, float), 0) + 1
         return -jnp.expm1(power * left)
 
-    check_state_dtype(state_dtype)
-
-    def absorb(t, sample, average):
-        return (_lerp_params(weight(t), sample, average),)
-
     def first(params):
-        return (_copies(params, state_dtype),)
+        return dict(params_power_ema=_copies(params, state_dtype))
+
+    def absorb(t, sample, state):
+        average = _lerp_params(weight(t), sample, state.params_power_ema)
+        return dict(params_power_ema=average)
 
     return _average(ParamsPowerEmaState, first, absorb, every, start_step)
 
@@ -201,7 +207,7 @@ def params_swa(
     *,
     every: jax.typing.ArrayLike = 1,
     start_step: jax.typing.ArrayLike = 0,
-    window: int | None = None,
+    window: jax.typing.ArrayLike | None = None,
     state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Uniform mean of the params, over all samples or over the latest whole window.
@@ -215,8 +221,8 @@ def params_swa(
     Args:
         every: Updates between samples, >= 1. Updates without a sample cost nothing.
         start_step: Updates before sampling starts, >= 0.
-        window: Length of a window in updates, a multiple of `every`, both python
-            integers; it costs a second copy of the params.
+        window: Length of a window in updates, a multiple of `every`, neither of them
+            traced; it costs a second copy of the params.
         state_dtype: Dtype of the average, float32 or wider; default: the leaf's, at
             least float32.
 
@@ -248,28 +254,31 @@ def params_swa(
     if window is not None:
         check_int("window", window, at_least=1)
         check_int("every", every, at_least=1)
-        known = not (is_traced(window) or is_traced(every))
+        ok = not (is_traced(window) or is_traced(every)) and window % every == 0
         need = f"a multiple of every ({every!r}), neither of them traced"
-        check(known and np.asarray(window) % every == 0, "window", window, need)
+        check(bool(ok), "window", window, need)
 
     def first(params):
         under_way = () if window is None else _copies(params, state_dtype)
-        return _copies(params, state_dtype), under_way
+        return dict(params_swa=_copies(params, state_dtype), swa_window=under_way)
 
-    def absorb(t, sample, latest, under_way):
+    def absorb(t, sample, state):
+        latest, under_way = state.params_swa, state.swa_window
         if window is None:
-            return _lerp_params(1 / t.astype(float), sample, latest), ()
-        size = window // jnp.asarray(every, jnp.int32)
+            latest = _lerp_params(1 / t.astype(float), sample, latest)
+            return dict(params_swa=latest)
+        size = known(window // every)
         position = (t - 1) % size + 1
         under_way = _lerp_params(1 / position.astype(float), sample, under_way)
         is_answer = (position == size) | (t < size)
-        return jax.lax.cond(is_answer, lambda: under_way, lambda: latest), under_way
+        latest = jax.lax.cond(is_answer, lambda: under_way, lambda: latest)
+        return dict(params_swa=latest, swa_window=under_way)
 
     return _average(ParamsSwaState, first, absorb, every, start_step)
 
 
 def params_lawa(
-    size: int,
+    size: jax.typing.ArrayLike,
     *,
     every: jax.typing.ArrayLike,
     start_step: jax.typing.ArrayLike = 0,
@@ -284,7 +293,7 @@ def params_lawa(
     `params_ema`.
 
     Args:
-        size: Snapshots, a python integer >= 1.
+        size: Snapshots, >= 1, not traced.
         every: Updates between snapshots, >= 1. Updates without one cost nothing.
         start_step: Updates before sampling starts, >= 0.
         state_dtype: Dtype of the snapshots, float32 or wider; default: the leaf's, at
@@ -312,7 +321,8 @@ def params_lawa(
         Kaddour, 2022, arXiv:2209.14981; Sanyal et al., 2023, arXiv:2306.03241.
     """
     check_int("size", size, at_least=1)
-    check(isinstance(size, int), "size", size, "a python integer")
+    check(not is_traced(size), "size", size, "known when it is built, not traced")
+    size = known(size)
     check_state_dtype(state_dtype)
 
     def first(params):
@@ -322,25 +332,30 @@ def params_lawa(
                 return jax.ShapeDtypeStruct((size, *p.shape), dtype)
             return jax.lax.broadcast(jnp.asarray(p, dtype), (size,))
 
-        return (map_averaged(stack, params),)
+        return dict(params_lawa=map_averaged(stack, params))
 
-    def absorb(t, sample, snapshots):
+    def absorb(t, sample, state):
         def put(p, stack):
             p = p.astype(stack.dtype)
             return jax.lax.dynamic_update_index_in_dim(stack, p, (t - 1) % size, 0)
 
-        return (map_averaged(put, sample, snapshots),)
+        return dict(params_lawa=map_averaged(put, sample, state.params_lawa))
 
     return _average(ParamsLawaState, first, absorb, every, start_step)
 
 
-AVERAGES = (ParamsEmaState, ParamsPowerEmaState, ParamsSwaState, ParamsLawaState)
+AVERAGES: dict[Any, str] = {  # the field of each state that `which` names
+    ParamsEmaState: "params_ema",
+    ParamsPowerEmaState: "params_power_ema",
+    ParamsSwaState: "params_swa",
+    ParamsLawaState: "params_lawa",
+}
 
 
 def averages_of(state) -> Any:
     """The tree of averages in a state of one of `AVERAGES`."""
     if not isinstance(state, ParamsLawaState):
-        return state[2]
+        return getattr(state, AVERAGES[type(state)])
 
     def mean(stack):
         # Differences, so that the mean of equal snapshots is exactly theirs.
@@ -355,38 +370,42 @@ def averages_of(state) -> Any:
 
 def _average(
     kind: Callable[..., Any],
-    first: Callable[..., tuple[Any, ...]],
-    absorb: Callable[..., tuple[Any, ...]],
+    first: Callable[..., dict[str, Any]],
+    absorb: Callable[..., dict[str, Any]],
     every,
     start_step,
 ) -> optax.GradientTransformationExtraArgs:
     """A transformation that lets `absorb` put samples of the params into its trees."""
     check_int("every", every, at_least=1)
     check_int("start_step", start_step)
-    each_update = isinstance(every, int) and every == 1
-    each_update = each_update and isinstance(start_step, int) and start_step == 0
+    known_when = not (is_traced(every) or is_traced(start_step))
+    each_update = known_when and bool(every == 1) and bool(start_step == 0)
 
     def init_fn(params):
-        zero = jnp.zeros([], jnp.int32)
-        return kind(zero, jnp.zeros([], jnp.int32), *first(params))
+        return kind(
+            average_count=jnp.zeros([], jnp.int32),
+            average_samples=jnp.zeros([], jnp.int32),
+            **first(as_arrays(params)),
+        )
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         check_params(params)
-        count = next_count(state.average_count)
+        state = state._replace(average_count=next_count(state.average_count))
         # Outside the branch these are the new params, which are computed anyway; inside
         # it, the old params and the updates would be copied for it at every update.
-        after = _params_after(params, updates)
+        after = _params_after(as_arrays(params), updates)
 
         def take():
             t = next_count(state.average_samples)
-            return t, *absorb(t, jax.tree.map(_sample, after), *state[2:])
+            trees = absorb(t, jax.tree.map(_sample, after), state)
+            return state._replace(average_samples=t, **trees)
 
         if each_update:
-            return updates, kind(count, *take())
-        age = count - jnp.asarray(start_step, jnp.int32)
+            return updates, take()
+        age = state.average_count - jnp.asarray(start_step, jnp.int32)
         is_sample = (age > 0) & (age % jnp.asarray(every, jnp.int32) == 0)
-        return updates, kind(count, *jax.lax.cond(is_sample, take, lambda: state[1:]))
+        return updates, jax.lax.cond(is_sample, take, lambda: state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -401,7 +420,8 @@ def _params_after(params, updates):
     """Params after the update, in the words of `optax.apply_updates`."""
 
     def after(p, u):
-        return jnp.asarray(p + u).astype(p.dtype) if is_averaged(p) else p
+        moves = u is not None and is_averaged(p)
+        return jnp.asarray(p + u).astype(p.dtype) if moves else p
 
     return jax.tree.map(after, params, updates)
 
@@ -422,7 +442,7 @@ def _lerp_params(weight, sample, average):
 def _remainder_of(average):
     def zero(a):
         narrow = a.dtype == jnp.float32
-        return zeros_as(a, jnp.bfloat16) if narrow else optax.MaskedNode()
+        return zeros_as(a, jnp.bfloat16) if narrow else None
 
     return jax.tree.map(zero, average)
 
@@ -434,12 +454,12 @@ def _lerp_exactly(weight, sample, average, remainder):
         return weight.astype(a.dtype) * ((p - a) - r) + r
 
     def move(p, a, r):
-        if isinstance(r, optax.MaskedNode):
+        if r is None:
             return _lerp_params(weight, p, a)
         return jnp.where(weight == 1, p, a + step(p, a, r.astype(a.dtype)))
 
     def leave(p, a, r, new):
-        if isinstance(r, optax.MaskedNode):
+        if r is None:
             return r
         left = step(p, a, r.astype(a.dtype)) - (new - a)
         return jnp.where(weight == 1, 0, left).astype(r.dtype)

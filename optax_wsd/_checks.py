@@ -50,7 +50,9 @@ def check_float(
     bounds = {">=": at_least, ">": above, "<=": at_most, "<": below}
     need = " and ".join(f"{sign} {b}" for sign, b in bounds.items() if b is not None)
     try:
-        array = np.asarray(value, dtype=np.float64)
+        array = np.asarray(value)
+        # Casting would take a string such as "1e-3", and None for NaN.
+        array = array.astype(np.float64, casting="same_kind")
     except (TypeError, ValueError):
         array = np.asarray(math.nan)
     ok = (

@@ -18,7 +18,6 @@ from ._tree import (
     is_averaged,
     leaf_name,
     leaves_by_path,
-    lerp,
 )
 
 
@@ -145,7 +144,7 @@ def _map_leaves(convert, opt_state, params, which):
 def _convert(convert, owner, state, leaves):
     """New values of the leaves that a state has an average of, by their names."""
     is_free = isinstance(state, ScheduleFreeState)
-    average = leaves_by_path(state.schedule_free_z if is_free else averages_of(state))
+    average = leaves_by_path(state.schedule_free_gap if is_free else averages_of(state))
     shown, restored = _as_shown(leaves, average)
     for name, a in average.items():
         got = f"shape {jnp.shape(shown[name])}" if name in shown else "no such leaf"
@@ -176,36 +175,30 @@ def _as_shown(leaves, average) -> tuple[dict[Any, Any], Callable[..., Any]]:
 
 
 def _to_eval(state, average, params):
-    if not isinstance(state, ScheduleFreeState):
-        is_begun = get_scalar(state.average_samples) > 0
-        return {
-            name: jnp.where(is_begun, average[name], params[name]) for name in average
-        }
-    gaps, b1 = (
-        leaves_by_path(state.schedule_free_gap),
-        get_scalar(state.schedule_free_b1),
-    )
-
-    def x(name, z):
-        if name in gaps:
-            return z + gaps[name]
-        # x = (y - (1 - b1) z) / b1, and exactly y where z is y.
-        weight = (1 - 1 / b1).astype(jnp.finfo(z.dtype).dtype)
-        return lerp(params[name].astype(z.dtype), z, weight)
-
-    return {name: x(name, z) for name, z in average.items()}
+    if isinstance(state, ScheduleFreeState):
+        y = params | leaves_by_path(state.schedule_free_y)
+        apart = _x_less_y(state, average)
+        return {name: y[name].astype(gap.dtype) + gap for name, gap in apart.items()}
+    is_begun = get_scalar(state.average_samples) > 0
+    return {
+        name: jnp.where(is_begun, a.astype(params[name].dtype), params[name])
+        for name, a in average.items()
+    }
 
 
 def _to_train(state, average, params):
     if not isinstance(state, ScheduleFreeState):
         return {name: params[name] for name in average}
-    gaps, b1 = (
-        leaves_by_path(state.schedule_free_gap),
-        get_scalar(state.schedule_free_b1),
-    )
+    apart = _x_less_y(state, average)
+    y = {name: params[name].astype(gap.dtype) - gap for name, gap in apart.items()}
+    return y | leaves_by_path(state.schedule_free_y)
 
-    def y(name, z):
-        gap = gaps[name] if name in gaps else params[name].astype(z.dtype) - z
-        return z + b1.astype(jnp.finfo(z.dtype).dtype) * gap
 
-    return {name: y(name, z) for name, z in average.items()}
+def _x_less_y(state, gaps):
+    scalars = state.schedule_free_b1, state.schedule_free_c
+    b1, c = map(get_scalar, scalars)
+
+    def share(gap):
+        return ((1 - b1) * (1 - c)).astype(jnp.finfo(gap.dtype).dtype)
+
+    return {name: share(gap) * gap for name, gap in gaps.items()}

@@ -3,7 +3,14 @@
 Three sequences: gradients are taken at y (the params), steps are made by z, and x, the
 average of z, is what one evaluates:
 
-    y = b1 x + (1 - b1) z        z' = z - lr d(y)        x' = x + c (z' - x)
+    z' = z - lr d(y)        x' = x + c (z' - x)        y' = b1' x' + (1 - b1') z'
+
+Two things are kept, the params y and the gap x - z' before x follows, so that no b1
+divides and each can be written in place, the gap first:
+
+    gap' = (1 - c) gap + lr d    y' = y - (b1 - b1' + b1' c') gap' - lr (1 - b1) d
+
+    x = y + (1 - b1) (1 - c) gap    z = y - b1 (1 - c) gap
 """
 
 from typing import Any, NamedTuple
@@ -14,6 +21,7 @@ import optax
 
 from ._checks import check, check_float, check_int, check_params
 from ._tree import (
+    as_arrays,
     average_dtype,
     check_state_dtype,
     complement_and_log,
@@ -29,14 +37,15 @@ from ._tree import (
 
 
 class ScheduleFreeState(NamedTuple):
-    """State of `schedule_free`."""
+    """State of `schedule_free`; trees have None in place of integers and keys."""
 
     schedule_free_count: jax.Array  # int32 scalar, updates so far
     schedule_free_b1: jax.Array  # float scalar, the b1 of the params at hand
     schedule_free_max_rate: jax.Array  # float scalar, the largest learning rate so far
     schedule_free_weight_sum: jax.Array  # float (2,), sum and its rounding error
-    schedule_free_z: Any  # z, MaskedNode in place of integers and keys
-    schedule_free_gap: Any  # x - z, MaskedNode where it follows from y and z
+    schedule_free_c: jax.Array  # float scalar, the share of z in x of that update
+    schedule_free_gap: Any  # x - z before x went that share of the way
+    schedule_free_y: Any  # y before its rounding, None where the params are y itself
     direction_state: Any  # state of the direction
 
 
@@ -48,24 +57,24 @@ def schedule_free(
     weight_lr_power: jax.typing.ArrayLike = 2.0,
     r: jax.typing.ArrayLike = 0.0,
     decoupling: jax.typing.ArrayLike | None = None,
+    start_step: jax.typing.ArrayLike = 0,
     state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free training with any direction: params are y, `eval_params` is x.
 
         weight   w = (k + 1)^r max(lr up to k)^weight_lr_power,   c = w / (sum of w)
-        update   y' = y + c (z - y) - lr (1 - b1 (1 - c)) d       z' = z - lr d
+        update   z' = z - lr d    x' = x + c (z' - x)    y' = b1 x' + (1 - b1) z'
 
     for update k from 0, with the direction d computed at y from its gradients. The
     learning rate is given here, once; the direction has none. Warmup helps; a decay is
     not needed, and a falling rate does not lower the weights.
 
-    The state is z, beside the direction's. x is recovered from y and z where that is
-    accurate; where it is not, x - z is kept too, in float32 or better: params below
-    float32, b1 below 0.5, b1 a schedule or an array.
+    The state is x - z, beside the direction's: 4 bytes a parameter, whatever b1 is.
+    Params below float32 are the rounding of y, which is then kept as well.
 
     Freeze leaves around it, with `optax.partition`, `optax.masked` or
     `optax.selective_transform`: what comes after it in a chain changes y alone, and
-    cannot stop z.
+    cannot stop the average.
 
     Args:
         direction: A transformation from gradients to ascent directions, without a
@@ -79,14 +88,16 @@ def schedule_free(
         r: Exponent of the step in the weights, >= 0.
         decoupling: C > 0: c becomes min(1, c (1 - b1) C), which makes the averaging
             span independent of b1. C = 1 / (1 - b1) changes nothing.
-        state_dtype: Dtype of z, float32 or wider; default: the leaf's, at least
+        start_step: First update that is averaged, >= 0; before it c = 1 and x = z.
+        state_dtype: Dtype of the state, float32 or wider; default: the leaf's, at least
             float32.
 
     Returns:
         A transformation that needs `params` in its update.
 
     Raises:
-        ValueError: a number is out of range, or `params` is missing in an update.
+        ValueError: a number is out of range, `params` is missing in an update, or, when
+            the state is made, the direction goes downhill, as `optax.sgd` does.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -97,9 +108,8 @@ def schedule_free(
         >>> for _ in range(2):
         ...     updates, state = tx.update(jnp.array(-2.0), state, params)
         ...     params = optax.apply_updates(params, updates)
-        >>> x, z = eval_params(state, params), state.schedule_free_z
-        >>> float(x), float(params), float(z)
-        (3.0, 3.5, 4.0)
+        >>> float(params), float(eval_params(state, params))
+        (3.5, 3.0)
 
     References:
         Defazio et al., 2024, arXiv:2405.15682, algorithm 1; decoupling: Song et al.,
@@ -114,84 +124,78 @@ def schedule_free(
     check_float("r", r, at_least=0)
     if decoupling is not None:
         check_float("decoupling", decoupling, above=0)
+    check_int("start_step", start_step)
     check_state_dtype(state_dtype)
     direction = optax.with_extra_args_support(direction)
-    recoverable = isinstance(b1, float) and b1 >= 0.5
-
-    def leaf_dtype(p):
-        return average_dtype(p.dtype, state_dtype)
 
     def init_fn(params):
+        params = as_arrays(params)
+        _check_ascent(direction, params)
+
         def gap(p):
-            follows = recoverable and leaf_dtype(p) == p.dtype
-            return optax.MaskedNode() if follows else zeros_as(p, leaf_dtype(p))
+            return zeros_as(p, average_dtype(p.dtype, state_dtype))
+
+        def unrounded(p):
+            dtype = average_dtype(p.dtype, state_dtype)
+            return None if dtype == p.dtype else copy_as(p, dtype)
 
         return ScheduleFreeState(
             schedule_free_count=jnp.zeros([], jnp.int32),
             schedule_free_b1=_at(b1, 0),
             schedule_free_max_rate=jnp.zeros([], float),
             schedule_free_weight_sum=jnp.zeros([2], float),
-            schedule_free_z=map_averaged(lambda p: copy_as(p, leaf_dtype(p)), params),
+            schedule_free_c=jnp.zeros([], float),
             schedule_free_gap=map_averaged(gap, params),
-            direction_state=direction.init(_widened(params, params)),
+            schedule_free_y=map_averaged(unrounded, params),
+            direction_state=direction.init(map_averaged(_widened, params, params)),
         )
 
     def update_fn(updates, state, params=None, **extra_args):
         check_params(params)
-        k = state.schedule_free_count
-        lr = _at(learning_rate, k)
-        new_share = 1 - b1 if isinstance(b1, float) else 1 - _at(b1, k)
+        params = as_arrays(params)
+        k, old_c = state.schedule_free_count, state.schedule_free_c
+        lr, old_b1, b1_now = _at(learning_rate, k), state.schedule_free_b1, _at(b1, k)
         max_rate = jnp.maximum(state.schedule_free_max_rate, lr)
-        weight_sum, c = _weigh(state, k, max_rate, weight_lr_power, r)
+        weight_sum, c = _weigh(state, k, max_rate, weight_lr_power, r, start_step)
         if decoupling is not None:
-            c = jnp.minimum(1, c * new_share * decoupling)
+            c = jnp.minimum(1, c * (1 - b1_now) * decoupling)
+        c = jnp.where(k < start_step, 1, c)
+
+        kept_y = state.schedule_free_y
+        ys = map_averaged(lambda p, y: p if y is None else y, params, kept_y)
+        gradients = map_averaged(_widened, params, updates)
 
         def direct(direction_state):
-            gradients = _widened(params, updates)
-            return direction.update(
-                gradients, direction_state, _widened(params, params), **extra_args
-            )
+            return direction.update(gradients, direction_state, ys, **extra_args)
 
         d, direction_state = direct(state.direction_state)
         y_d = d
         if find_states(state.direction_state, ScaleByAdamVState):
-            # For two readers a CPU writes d into new memory, which takes longer than
-            # the whole update; doing Adam's arithmetic twice does not.
+            # d has two readers, for which XLA writes it into new memory on a CPU: an
+            # update of 4 M params then takes 1.65 times that of AdamW, and 1.26 times
+            # where Adam's arithmetic is done twice instead.
             y_d, _ = direct(_set_apart(state.direction_state))
-        old_z, old_gap = state.schedule_free_z, state.schedule_free_gap
-        y_rate = lr * new_share * (1 - c)
 
-        def move_z(_, z, d):
-            return (z - _like(lr, z) * d).astype(z.dtype)
+        def move_gap(_, gap, d):
+            return gap - _like(old_c, gap) * gap + _like(lr, gap) * d
 
-        def move_gap(gap, old_z, z):
-            if _is_masked(gap):
-                return gap
-            # With z as it was rounded: x then follows it without a stall.
-            gap = gap + (old_z - z)
-            return gap - _like(c, gap) * gap
+        def move_y(_, gap, d):
+            pull, rate = old_b1 - b1_now + b1_now * c, lr * (1 - old_b1)
+            return -(_like(pull, gap) * gap + _like(rate, gap) * d)
 
-        def move_y(p, g, z, gap, d):
-            if not is_averaged(p):
-                return _no_update(p, g)
-            y = p.astype(z.dtype)
-            if _is_masked(gap):
-                # From the new z: z and y can then be written in place, one by one.
-                move = _like(c, y) * (z - y) - _like(y_rate, y) * d
-            else:
-                move = rounded(z + _like(1 - new_share, z) * gap, p.dtype) - y
-            return move.astype(p.dtype)
-
-        z = map_averaged(move_z, params, old_z, d)
-        gap = jax.tree.map(move_gap, old_gap, old_z, z, is_leaf=_is_masked)
-        updates = jax.tree.map(move_y, params, updates, z, gap, y_d)
-        return updates, ScheduleFreeState(
+        gap = map_averaged(move_gap, params, state.schedule_free_gap, d)
+        moves = map_averaged(move_y, params, gap, y_d)
+        y = map_averaged(
+            lambda _, y, move: None if y is None else y + move, params, kept_y, moves
+        )
+        return jax.tree.map(_update, params, updates, moves, y), ScheduleFreeState(
             schedule_free_count=next_count(k),
-            schedule_free_b1=_at(b1, k),
+            schedule_free_b1=b1_now,
             schedule_free_max_rate=max_rate,
             schedule_free_weight_sum=weight_sum,
-            schedule_free_z=z,
+            schedule_free_c=c,
             schedule_free_gap=gap,
+            schedule_free_y=y,
             direction_state=direction_state,
         )
 
@@ -207,6 +211,7 @@ def schedule_free_sgd(
     weight_lr_power: jax.typing.ArrayLike = 2.0,
     r: jax.typing.ArrayLike = 0.0,
     decoupling: jax.typing.ArrayLike | None = None,
+    start_step: jax.typing.ArrayLike = 0,
     mask: Any = None,
     state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -220,7 +225,7 @@ def schedule_free_sgd(
         warmup_steps: Updates of warmup, the first at 1 / warmup_steps; 0 is none.
         b1: As in `schedule_free`; takes the place of momentum.
         weight_decay: Decay >= 0 at y, or a schedule.
-        weight_lr_power, r, decoupling: As in `schedule_free`.
+        weight_lr_power, r, decoupling, start_step: As in `schedule_free`.
         mask: Tree of booleans, or a function from params to one: what is decayed.
         state_dtype: As in `schedule_free`.
 
@@ -231,14 +236,16 @@ def schedule_free_sgd(
         ValueError: a number is out of range, or `params` is missing in an update.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax.numpy as jnp, optax
+        >>> from optax_wsd import eval_params
         >>> tx = schedule_free_sgd(1.0, warmup_steps=2)
         >>> params = jnp.array(0.0)
         >>> state = tx.init(params)
-        >>> for _ in range(2):
-        ...     _, state = tx.update(jnp.array(-1.0), state, params)
-        >>> float(state.schedule_free_z)
-        1.5
+        >>> for _ in range(2):  # z is 0.5 and 1.5, with weights 0.25 and 1
+        ...     updates, state = tx.update(jnp.array(-1.0), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> round(float(eval_params(state, params)), 4)
+        1.3
 
     References:
         Defazio et al., 2024, arXiv:2405.15682, equations 6 to 8.
@@ -250,6 +257,7 @@ def schedule_free_sgd(
         weight_lr_power=weight_lr_power,
         r=r,
         decoupling=decoupling,
+        start_step=start_step,
         state_dtype=state_dtype,
     )
 
@@ -265,6 +273,7 @@ def schedule_free_adamw(
     weight_lr_power: jax.typing.ArrayLike = 2.0,
     r: jax.typing.ArrayLike = 0.0,
     decoupling: jax.typing.ArrayLike | None = None,
+    start_step: jax.typing.ArrayLike = 0,
     mask: Any = None,
     state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -283,7 +292,7 @@ def schedule_free_adamw(
         b2: Decay of the second moment v, in [0, 1).
         eps: Added to the denominator, >= 0.
         weight_decay: Decay >= 0 at y, or a schedule.
-        weight_lr_power, r, decoupling: As in `schedule_free`.
+        weight_lr_power, r, decoupling, start_step: As in `schedule_free`.
         mask: Tree of booleans, or a function from params to one: what is decayed.
         state_dtype: As in `schedule_free`.
 
@@ -316,6 +325,7 @@ def schedule_free_adamw(
         weight_lr_power=weight_lr_power,
         r=r,
         decoupling=decoupling,
+        start_step=start_step,
         state_dtype=state_dtype,
     )
 
@@ -330,6 +340,7 @@ def schedule_free_radam(
     weight_lr_power: jax.typing.ArrayLike = 2.0,
     r: jax.typing.ArrayLike = 0.0,
     decoupling: jax.typing.ArrayLike | None = None,
+    start_step: jax.typing.ArrayLike = 0,
     mask: Any = None,
     state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -346,7 +357,7 @@ def schedule_free_radam(
         b2: Decay of the second moment v, in (0.6, 1): P must be above 4.
         eps: Added to the denominator, >= 0.
         weight_decay: Decay >= 0 at y, or a schedule.
-        weight_lr_power, r, decoupling: As in `schedule_free`.
+        weight_lr_power, r, decoupling, start_step: As in `schedule_free`.
         mask: Tree of booleans, or a function from params to one: what is decayed.
         state_dtype: As in `schedule_free`.
 
@@ -384,15 +395,30 @@ def schedule_free_radam(
         weight_lr_power=weight_lr_power,
         r=r,
         decoupling=decoupling,
+        start_step=start_step,
         state_dtype=state_dtype,
     )
 
 
-def _weigh(state, k, max_rate, power, r):
+def _update(p, u, move, y):
+    """The move as an update of p, from p to the rounding of y where y is kept."""
+    if not is_averaged(p):
+        # Zeros for integers; keys have no zero, and none is asked of them.
+        has_zero = isinstance(p, jax.Array) and not jnp.issubdtype(
+            p.dtype, jax.dtypes.extended
+        )
+        return u if u is None or not has_zero else jnp.zeros_like(p)
+    if y is not None:
+        move = rounded(y, p.dtype) - p.astype(y.dtype)
+    return move.astype(p.dtype)
+
+
+def _weigh(state, k, max_rate, power, r, start_step):
     """The sum of weights, in units of max_rate^power, and the newest weight's share."""
     rate = jnp.where(max_rate > 0, max_rate, 1)
     shrink = jnp.where(max_rate > 0, state.schedule_free_max_rate / rate, 1) ** power
-    weight = jnp.where((max_rate > 0) | (power == 0), (k.astype(float) + 1) ** r, 0)
+    counts = ((max_rate > 0) | (power == 0)) & (k >= start_step)
+    weight = jnp.where(counts, (k.astype(float) + 1) ** r, 0)
     old, error = state.schedule_free_weight_sum * shrink
     # Compensated: a float32 sum of ones would stop at 2^24.
     weight_left = weight - error
@@ -489,22 +515,38 @@ def _like(scalar, leaf):
     return jnp.asarray(scalar, jnp.finfo(leaf.dtype).dtype)
 
 
-def _widened(params, tree):
-    """The tree in float32 or better, without the leaves that have no average."""
-
-    def widen(p, leaf):
-        dtype = average_dtype(p.dtype)
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            return leaf.update(dtype=dtype)
-        return jnp.asarray(leaf, dtype)
-
-    return map_averaged(widen, params, tree)
+def _widened(p, leaf):
+    """A leaf like p in float32 or better."""
+    dtype = average_dtype(p.dtype)
+    is_abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+    return leaf.update(dtype=dtype) if is_abstract else jnp.asarray(leaf, dtype)
 
 
-def _is_masked(leaf) -> bool:
-    return isinstance(leaf, optax.MaskedNode)
+def _check_ascent(direction, params):
+    """Refuses a direction that leads downhill from gradients of 0 to gradients of 1.
 
+    It is asked about leaves of one number each, computed here and now under jit too.
+    """
 
-def _no_update(p, g):
-    """Zeros for integers; keys have no zero, and none is asked of them."""
-    return g if jnp.issubdtype(p.dtype, jax.dtypes.prng_key) else jnp.zeros_like(p)
+    def tiny(value):
+        def leaf(p):
+            return jnp.full([min(n, 1) for n in p.shape], value, average_dtype(p.dtype))
+
+        return map_averaged(leaf, params)
+
+    try:
+        with jax.ensure_compile_time_eval():
+            start = tiny(0)
+            state = direction.init(start)
+            at_0, at_1 = (direction.update(tiny(g), state, start)[0] for g in (0, 1))
+            rises = jax.tree.map(lambda a, b: jnp.sum(jnp.real(b - a)), at_0, at_1)
+            ok = not float(sum(jax.tree.leaves(rises))) < 0
+    except (
+        Exception
+    ):  # It needs what only the run has: extra arguments, traced numbers.
+        return
+    need = (
+        "an ascent direction, without a learning rate: optax.identity() for optax.sgd, "
+        "optax.scale_by_rms() for optax.adam"
+    )
+    check(ok, "direction", "one that goes downhill by itself", need)

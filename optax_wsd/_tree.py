@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from ._checks import check
+from ._checks import check, is_traced
 
 
 def lerp(start, end, weight):
@@ -23,26 +24,42 @@ def lerp(start, end, weight):
     return jnp.where(weight == 1, end, start + weight * (end - start))
 
 
+def known(number):
+    """A number as Python has it, exact in float64; a traced one as it is."""
+    return number if is_traced(number) else np.asarray(number).item()
+
+
 def complement_and_log(decay):
-    """1 - decay and log(decay): in float64 of a python number, where 1 - d^t is near 0.
+    """1 - decay and log(decay): in float64 where it is known, where 1 - d^t is near 0.
 
     A traced decay is held within [0, 1].
     """
-    if isinstance(decay, float | int):
+    decay = known(decay)
+    if not is_traced(decay):
         return 1 - decay, math.log(decay) if decay > 0 else -math.inf
     new = 1 - jnp.clip(jnp.asarray(decay, float), 0, 1)
     return new, jnp.log1p(-new)
 
 
+def as_arrays(tree):
+    """The tree with its numbers as arrays; what is abstract or no number stays."""
+
+    def leaf(p):
+        is_number = isinstance(p, int | float | complex | np.ndarray | np.generic)
+        return jnp.asarray(p) if is_number else p
+
+    return jax.tree.map(leaf, tree)
+
+
 def is_averaged(leaf) -> bool:
-    """Whether a leaf takes part in averages: numbers do, integers and keys do not."""
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+    """Whether a leaf takes part in averages: integers, keys and functions do not."""
+    return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.inexact)
 
 
 def average_dtype(dtype, state_dtype=None):
     """The dtype of a state over leaves of `dtype`: at least float32, or as asked."""
-    if state_dtype is None or jnp.issubdtype(dtype, jnp.complexfloating):
-        return jnp.promote_types(dtype, jnp.float32)
+    if jnp.issubdtype(dtype, jnp.complexfloating) or state_dtype is None:
+        return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
     return jnp.dtype(state_dtype)
 
 
@@ -55,10 +72,10 @@ def check_state_dtype(state_dtype) -> None:
 
 
 def map_averaged(fn: Callable[..., Any], params, *rest):
-    """`fn` over the leaves that take part in averages, MaskedNode for the others."""
+    """`fn` over the leaves that take part in averages, None for the others."""
 
     def visit(p, *leaves):
-        return fn(p, *leaves) if is_averaged(p) else optax.MaskedNode()
+        return fn(p, *leaves) if is_averaged(p) else None
 
     return jax.tree.map(visit, params, *rest)
 
@@ -78,7 +95,7 @@ def zeros_as(leaf, dtype):
     """Zeros with the sharding of a leaf, which a constant would not have under jit."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf.update(dtype=dtype)
-    return jnp.minimum(jnp.abs(leaf), 0).astype(dtype)
+    return jnp.fmin(jnp.abs(leaf), 0).astype(dtype)  # also of NaN
 
 
 def rounded(leaf, dtype):
@@ -90,7 +107,9 @@ def rounded(leaf, dtype):
     if jnp.finfo(dtype).bits >= 32:
         return leaf
     info = jnp.finfo(dtype)
-    return jax.lax.reduce_precision(leaf.astype(jnp.float32), info.nexp, info.nmant)
+    # The exponents of 8 bits are no prefix of those of float32: they have no infinity.
+    exponent_bits = info.nexp if info.bits == 16 else 8
+    return jax.lax.reduce_precision(leaf.astype(jnp.float32), exponent_bits, info.nmant)
 
 
 def leaves_by_path(tree) -> dict[tuple[str, ...], Any]:

@@ -9,6 +9,7 @@ import optax
 from . import shapes
 from ._checks import MAX_STEP, check, check_float, check_int, is_traced
 from ._tree import (
+    average_dtype,
     find_states,
     get_scalar,
     is_averaged,
@@ -102,9 +103,13 @@ def scale_by_cooldown(
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
         m = scale(state, state.cooldown_count)
-        updates = jax.tree.map(
-            lambda u: (m * u).astype(u.dtype) if is_averaged(u) else u, updates
-        )
+
+        def scaled(u):
+            if not is_averaged(u):
+                return u
+            return (m * u.astype(average_dtype(u.dtype))).astype(u.dtype)
+
+        updates = jax.tree.map(scaled, updates)
         count = next_count(state.cooldown_count)
         return updates, state._replace(
             cooldown_count=count,

@@ -13,6 +13,7 @@ from ._averaging import AVERAGES, averages_of
 from ._checks import check
 from ._schedule_free import ScheduleFreeState
 from ._tree import (
+    as_arrays,
     find_states,
     get_scalar,
     is_averaged,
@@ -113,7 +114,9 @@ def train_params(
 
 def _map_leaves(convert, opt_state, params, which):
     found = find_states(opt_state, *AVERAGES, ScheduleFreeState, which=which)
+    params = as_arrays(params)
     leaves = leaves_by_path(params)
+    leaves = {name: p for name, p in leaves.items() if hasattr(p, "shape")}
     values: dict[Any, dict[str, Any]] = {name: {} for name in leaves}
     for names, state in found.items():
         owner = "/".join(names)

@@ -235,7 +235,8 @@ def multistep_schedule(
     check_float("scales", scales, at_least=0)
     stable = _warmup_schedule(peak_value, warmup_steps, init_value)
     need = f"a list of as many as there are scales ({scales})"
-    check(np.shape(boundaries) == np.shape(scales), "boundaries", boundaries, need)
+    is_list = np.ndim(boundaries) == 1 and np.shape(boundaries) == np.shape(scales)
+    check(is_list, "boundaries", boundaries, need)
     if not any(map(is_traced, (boundaries, warmup_steps))):
         ascending = np.diff(np.append(_int64(warmup_steps), _int64(boundaries))) >= 0
         need = f"ascending from warmup_steps ({warmup_steps}) on"

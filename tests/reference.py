@@ -6,6 +6,7 @@ import numpy as np
 def schedule_free(
     grad, start, steps, *, kind, learning_rate, b1, b2=0.999, eps=1e-8,
     weight_decay=0.0, warmup_steps=0, r=0.0, weight_lr_power=2.0, decoupling=None,
+    start_step=0,
 ):  # fmt: skip
     """Schedule-free in float64 with x, y and z explicit; returns (steps, 3, dim).
 
@@ -25,12 +26,13 @@ def schedule_free(
             v = b2 * v + (1 - b2) * g**2
             g = g / (np.sqrt(v / (1 - b2**t)) + eps)
         max_rate = max(max_rate, rate)
-        weight = t**r * max_rate**weight_lr_power
+        weight = t**r * max_rate**weight_lr_power * (k >= start_step)
         weight_sum += weight
         c = weight / weight_sum if weight_sum else 0.0
         b1_k = b1(k) if callable(b1) else b1
         if decoupling is not None:
             c = min(1.0, c * (1 - b1_k) * decoupling)
+        c = 1.0 if k < start_step else c
         z = z - rate * (g + weight_decay * y)
         x = (1 - c) * x + c * z
         y = b1_k * x + (1 - b1_k) * z

@@ -161,23 +161,52 @@ def test_an_average_of_bfloat16_params_moves_at_decay_0_9999():
     np.testing.assert_allclose(state.params_ema, want, atol=2.0**-23 / 1e-4)
 
 
-@pytest.mark.parametrize("noise", [1.0, 0.0])
-def test_ema_of_100_000_float32_samples_at_decay_0_99999(noise):
+@pytest.mark.parametrize(
+    ("noise", "spell", "traced"),
+    [
+        (1.0, float, False),
+        (0.0, float, False),
+        (0.0, np.float32, False),
+        (0.0, jnp.float32, True),
+    ],
+)
+def test_ema_of_100_000_float32_samples_at_decay_0_99999(noise, spell, traced):
     """Without a remainder: 2e-5 on the noisy stream, 1e-3 on the slow one."""
-    steps, dim, decay = 100_000, 64, 0.99999
+    steps, dim, decay = 100_000, 16, spell(0.99999)
     rng = np.random.default_rng(0)
     slow = 1 + 0.1 * np.sin(np.arange(dim) + np.arange(steps)[:, None] * 2e-5)
     points = np.float32(slow + noise * rng.normal(size=(steps, dim)))
-    tx = optax_wsd.params_ema(decay)
 
-    def step(state, point):
-        return tx.update(jnp.zeros_like(point), state, point)[1], None
+    def run(points, decay):
+        tx = optax_wsd.params_ema(decay)
 
-    state, _ = jax.jit(lambda s, p: jax.lax.scan(step, s, p))(
-        tx.init(points[0]), points
-    )
-    want = reference.ema(points, decay)
-    np.testing.assert_allclose(state.params_ema, want, rtol=0, atol=1e-6)
+        def step(state, point):
+            return tx.update(jnp.zeros_like(point), state, point)[1], None
+
+        return jax.lax.scan(step, tx.init(points[0]), points)[0].params_ema
+
+    static = () if traced else "decay"
+    got = jax.jit(run, static_argnames=static)(points, decay=decay)
+    want = reference.ema(points, float(decay))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
+def test_a_traced_decay_keeps_the_remainder_and_a_known_one_above_0_9999_does():
+    def remainder(decay):
+        state = jax.eval_shape(optax_wsd.params_ema(decay).init, jnp.ones(3))
+        return len(jax.tree.leaves(state.ema_remainder))
+
+    known = [spell(d) for d in (0.9999, 0.99995) for spell in (float, np.float32)]
+    assert list(map(remainder, [*known, jnp.float32(0.99995)])) == [0, 0, 1, 1, 1]
+    traced = []
+    jax.eval_shape(lambda d: traced.append(remainder(d)), 0.5)
+    assert traced == [1]
+
+
+def test_a_remainder_starts_at_zero_whatever_the_params_are():
+    params = jnp.asarray([jnp.nan, jnp.inf, 1.0])
+    state = jax.jit(optax_wsd.params_ema(0.99999).init)(params)
+    np.testing.assert_array_equal(state.ema_remainder, jnp.zeros(3, jnp.bfloat16))
 
 
 @given(

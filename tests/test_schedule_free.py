@@ -83,6 +83,10 @@ def test_parity_with_the_pytorch_package(case, x64):
     np.testing.assert_allclose(got, by_reference, **tolerance)
 
 
+def eval_shape(init):
+    return lambda params: jax.eval_shape(init, params)
+
+
 def noise(steps, dim=8, seed=0):
     return np.random.default_rng(seed).normal(size=(steps, dim))
 
@@ -109,6 +113,8 @@ def rising_b1(k):
         ("adamw", dict(learning_rate=0.1, b1=0.9, weight_lr_power=1.0, warmup_steps=9)),
         ("adamw", dict(learning_rate=0.1, b1=0.5, b2=0.5, eps=0.1)),
         ("radam", dict(learning_rate=0.1, b1=0.98, weight_lr_power=0.0)),
+        ("sgd", dict(learning_rate=0.1, b1=rising_b1, start_step=30, r=1.0)),
+        ("adamw", dict(learning_rate=0.1, start_step=30, decoupling=2.0, b1=0.9)),
     ],
 )
 def test_every_option_is_its_definition(kind, arguments):
@@ -286,6 +292,75 @@ def test_decoupling_of_one_over_one_minus_b1_changes_nothing():
         for decoupling in (1 / (1 - 0.9), None)
     )
     np.testing.assert_allclose(with_c, without, atol=1e-6)
+
+
+def test_the_way_back_from_x_to_y_has_the_b1_of_its_update():
+    """Under a schedule of b1, 0 and its last value included, at every step."""
+    tx = optax_wsd.schedule_free_sgd(0.1, b1=lambda k: 0.9 - 0.3 * (k % 4))
+    params = jnp.ones(3)
+    state = tx.init(params)
+    for k in range(8):
+        updates, state = tx.update(jnp.arange(3.0) - k, state, params)
+        params = optax.apply_updates(params, updates)
+        x = optax_wsd.eval_params(state, params)
+        back = optax_wsd.train_params(state, x)
+        np.testing.assert_allclose(back, params, rtol=1e-6)
+        assert (k == 0) == np.allclose(x, params, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "direction",
+    [
+        optax.sgd(0.1),
+        optax.adam(0.1),
+        optax.chain(optax.scale_by_adam(), optax.scale(-1.0)),
+        optax.partition({"a": optax.sgd(0.1)}, {"w": "a", "b": "a"}),
+    ],
+    ids=["sgd", "adam", "scale(-1)", "partition"],
+)
+@pytest.mark.parametrize("how", [lambda f: f, jax.jit, eval_shape])
+def test_a_direction_that_goes_downhill_is_refused(direction, how):
+    """The calling form of optax.contrib would go uphill."""
+    tx = optax_wsd.schedule_free(direction, 0.1)
+    with pytest.raises(ValueError, match="direction must be an ascent .* downhill"):
+        how(tx.init)({"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
+
+
+@pytest.mark.parametrize(
+    "direction",
+    [
+        optax.centralize(),
+        optax.chain(optax.add_noise(9.0, 0.5, key=0), optax.add_decayed_weights(1.0)),
+        optax.GradientTransformationExtraArgs(
+            lambda params: optax.EmptyState(),
+            lambda updates, state, params=None, *, loss, **_: (-loss * updates, state),
+        ),
+    ],
+    ids=["centralize", "noise", "extra arguments"],
+)
+def test_a_direction_that_cannot_be_told_passes(direction):
+    params = jnp.ones((2, 3))
+    jax.jit(optax_wsd.schedule_free(direction, 0.1).init)(params)
+
+    @jax.jit
+    def traced(rate):
+        return optax_wsd.schedule_free(optax.scale(rate), 0.1).init(params)
+
+    traced(1.0)
+
+
+def test_an_update_writes_no_direction_into_memory():
+    """Adam's arithmetic is done twice instead, behind a barrier."""
+    tx = optax_wsd.schedule_free_adamw()
+    params = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(step, donate_argnums=(0, 1))
+    program = step.lower(params, jax.eval_shape(tx.init, params), params).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 256 * 256
 
 
 FREEZE = {"train": False, "frozen": True}

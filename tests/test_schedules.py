@@ -291,6 +291,19 @@ def test_infinite_falls_to_its_constant_and_stays():
     np.testing.assert_allclose(got, [0, 0.5, 1, 0.75, 0.5, 0.5], rtol=1e-6)
 
 
+def test_the_stable_value_is_the_peak_to_the_last_bit():
+    """Also above it, where end + (peak - end) rounds away from the peak."""
+    peak, above = np.float32(0.1), 1.0
+    wsd = optax_wsd.wsd_schedule(
+        peak, 100, warmup_steps=10, cooldown_steps=20, init_value=above, end_value=above
+    )
+    rising = optax_wsd.infinite_schedule(
+        peak, above, warmup_steps=10, transition_steps=20, init_value=above
+    )
+    assert wsd(50) == wsd(10) == wsd(80) == rising(10) == peak
+    assert wsd(0) == wsd(100) == rising(0) == rising(30) == above
+
+
 SCHEDULES = {
     "wsd": lambda peak, n: optax_wsd.wsd_schedule(
         peak, 10 * n, warmup_steps=n, cooldown_steps=3 * n
@@ -439,6 +452,9 @@ REFUSALS = [
     ("multistep", STEP, dict(boundaries=(5, 80)), "boundaries must be ascending"),
     ("multistep", STEP, dict(boundaries=(80,)), "as many as there are scales"),
     ("multistep", STEP, dict(scales=(-1.0, 0.1)), "scales must be"),
+    ("multistep", STEP, dict(boundaries=80, scales=0.1), "boundaries must be a list"),
+    ("wsd", WSD, dict(peak_value="1e-3"), "peak_value must be .* got '1e-3'"),
+    ("wsd", WSD, dict(peak_value=None), "peak_value must be .* got None"),
     ("inverse_power", INVERSE, dict(warmup_steps=0), "offset_steps must be at least 1"),
     ("inverse_power", INVERSE, dict(exponent=-0.5), "exponent must be"),
     ("inverse_power", INVERSE, dict(offset_steps=-1), "offset_steps must be"),

@@ -118,7 +118,7 @@ def params_ema(
     check_float("decay", decay, at_least=0, below=1)
     check_state_dtype(state_dtype)
     new, log_decay = complement_and_log(decay)
-    is_long = is_traced(decay) or decay > 0.9999
+    is_long = is_traced(decay) or known(decay) > 0.9999
 
     def weight(t):
         t = t.astype(float)
@@ -207,7 +207,7 @@ def params_swa(
     *,
     every: jax.typing.ArrayLike = 1,
     start_step: jax.typing.ArrayLike = 0,
-    window: jax.typing.ArrayLike | None = None,
+    window: int | None = None,
     state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Uniform mean of the params, over all samples or over the latest whole window.
@@ -254,9 +254,10 @@ def params_swa(
     if window is not None:
         check_int("window", window, at_least=1)
         check_int("every", every, at_least=1)
-        ok = not (is_traced(window) or is_traced(every)) and window % every == 0
+        ok = not (is_traced(window) or is_traced(every))
+        ok = ok and known(window) % known(every) == 0
         need = f"a multiple of every ({every!r}), neither of them traced"
-        check(bool(ok), "window", window, need)
+        check(ok, "window", window, need)
 
     def first(params):
         under_way = () if window is None else _copies(params, state_dtype)
@@ -267,7 +268,7 @@ def params_swa(
         if window is None:
             latest = _lerp_params(1 / t.astype(float), sample, latest)
             return dict(params_swa=latest)
-        size = known(window // every)
+        size = known(window) // known(every)
         position = (t - 1) % size + 1
         under_way = _lerp_params(1 / position.astype(float), sample, under_way)
         is_answer = (position == size) | (t < size)
@@ -278,7 +279,7 @@ def params_swa(
 
 
 def params_lawa(
-    size: jax.typing.ArrayLike,
+    size: int,
     *,
     every: jax.typing.ArrayLike,
     start_step: jax.typing.ArrayLike = 0,

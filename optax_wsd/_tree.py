@@ -24,7 +24,7 @@ def lerp(start, end, weight):
     return jnp.where(weight == 1, end, start + weight * (end - start))
 
 
-def known(number):
+def known(number) -> Any:
     """A number as Python has it, exact in float64; a traced one as it is."""
     return number if is_traced(number) else np.asarray(number).item()
 

@@ -161,7 +161,7 @@ def one_minus_power(exponent: jax.typing.ArrayLike) -> Shape:
     def shape(p):
         return 1 - p**exponent
 
-    return _exact_near_end(shape, lambda q: -jnp.expm1(exponent * jnp.log1p(-q)))
+    return _exact_near_end(shape, _one_minus_power_of_remaining(exponent))
 
 
 def lowered_linear(level: jax.typing.ArrayLike = 0.7) -> Shape:
@@ -228,13 +228,17 @@ def _exact_near_end(shape: Shape, of_remaining: Shape) -> Shape:
     return shape
 
 
+def _one_minus_power_of_remaining(exponent) -> Shape:
+    return lambda q: -jnp.expm1(exponent * jnp.log1p(-q))
+
+
 def _half_versine(q):
     return jnp.sin(math.pi / 2 * q) ** 2
 
 
 _exact_near_end(linear, lambda q: q)
-_exact_near_end(one_minus_sqrt, one_minus_power(0.5).of_remaining)
-_exact_near_end(one_minus_square, one_minus_power(2.0).of_remaining)
+_exact_near_end(one_minus_sqrt, _one_minus_power_of_remaining(0.5))
+_exact_near_end(one_minus_square, _one_minus_power_of_remaining(2.0))
 _exact_near_end(cosine, _half_versine)
 _exact_near_end(mirror_cosine, lambda q: 2 * q - _half_versine(q))
 

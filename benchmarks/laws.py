@@ -1,147 +1,201 @@
-"""Which pair of runs, fitted by which law, predicts the other runs how well.
+"""How well a loss law, fitted to a trunk and one branch, predicts other cooldowns.
 
-    python -m benchmarks.laws --curves DIR
+    python -m benchmarks.laws --curves DIR --published-runs FILE
+    python -m benchmarks.laws --make 400k:0:4e-3 80k:1:8e-3
 
-DIR holds the runs of one model size as CSV files with columns step, lr and loss, named
-as in `loss_curve_repo/` of github.com/thu-yao-01-luo/MultiPowerLaw (MIT licence), whose
-runs this is made for: constant, cosine, WSD and two-stage schedules of 24k steps, and
-two of 72k. The laws see one stable run and one other, and are judged by the last loss
-of all runs that they did not see.
+The trunk up to the step where a cooldown starts, and the latest branch that had ended by
+1.1 times that step, predict the last loss of that cooldown. Short runs of two small GPTs
+lie in `results/laws_cpu.jsonl`; `--make SIZE:SEED:PEAK` adds others to it. The other data
+are not part of this project: DIR has `25M` and `100M`, folders of CSV files of Luo et
+al., 2025 (github.com/thu-yao-01-luo/MultiPowerLaw, `loss_curve_repo/`, MIT licence), and
+FILE has the runs of a 124M model of github.com/fabian-sp/lr-scheduling (MIT licence), one
+JSON object a line.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
-from scipy import optimize
 
-from optax_wsd import laws
+from optax_wsd import laws, wsd_schedule
+from optax_wsd.shapes import linear, one_minus_sqrt
 
-Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
+RUNS = Path(__file__).parent / "results" / "laws_cpu.jsonl"
 STABLE = "constant_24000"
-BRANCHES = [
+BRANCHES = (
     "wsdcon_9",
     "wsdcon_3",
     "wsdcon_18",
     "wsdld_20000_24000",
     "wsd_20000_24000",
-    "cosine_24000",
-]
-LONG = ["constant_72000", "cosine_72000"]
-STRIDE = 16  # steps between the rates that the plain laws look at
+)
 
 
-def read_curve(path: Path, warmup_steps: int) -> laws.Curve:
-    """One run; rates between its logged rows are interpolated, from 0 in the warmup."""
-    steps, rates, losses = np.loadtxt(path, delimiter=",", skiprows=1).T
-    steps = steps.astype(int)
-    at = np.concatenate([[0, warmup_steps], steps])
-    every_rate = np.interp(
-        np.arange(steps[-1] + 1), at, np.concatenate([[0, rates[0]], rates])
+@dataclass(frozen=True)
+class Case:
+    """A trunk and a branch that are known, and a run whose last loss is asked for."""
+
+    group: str
+    trunk: laws.Curve
+    branch: laws.Curve
+    asked: laws.Curve
+
+    def score(self) -> tuple[float, float, float]:
+        """Errors of the law and of the line, and the half-width of the interval."""
+        rates, steps, losses = map(np.asarray, self.asked)
+        law = laws.fit_loss_law([self.trunk, self.branch])
+        low, high = law.predict_interval(rates, steps[-1])
+        line = trunk_line(self) - losses[-1]
+        return float(low + high) / 2 - losses[-1], line, float(high - low) / 2
+
+
+def trunk_line(case: Case) -> float:
+    """The trunk's line in log steps, of its later half, less the last branch's gain."""
+    _, steps, losses = map(np.asarray, case.trunk)
+    late = steps >= steps[-1] / 2
+    line = np.polynomial.Polynomial.fit(np.log(steps[late]), losses[late], 1)
+    branch_end, asked_end = case.branch[1][-1], case.asked[1][-1]
+    gain = line(np.log(branch_end)) - case.branch[2][-1]
+    if branch_end <= steps[-1]:
+        gain = np.interp(branch_end, steps, losses) - case.branch[2][-1]
+    return float(line(np.log(asked_end)) - gain)
+
+
+def pair(group: str, trunk: laws.Curve, branches: list[Any]) -> Iterator[Case]:
+    """Each cooldown, with the latest branches that had ended by about its start."""
+    for start, asked in branches:
+        ended = [b for _, b in branches if b[1][-1] < asked[1][-1]]
+        ended = [b for b in ended if len(b[0]) <= 1.1 * start]
+        latest = max((len(b[0]) for b in ended), default=0)
+        seen = trunk[1] <= start
+        known = trunk[0], trunk[1][seen], trunk[2][seen]
+        for branch in ended:
+            if len(branch[0]) == latest:
+                yield Case(group, known, branch, asked)
+
+
+def published(file: Path) -> Iterator[Case]:
+    """Cooldowns of the 124M model, paired at each peak."""
+    runs = [json.loads(line) for line in file.read_text().splitlines()]
+    runs = [r for r in runs if r["schedule"] == "wsd" and not r["grad_norm_run"]]
+    runs = [r for r in runs if r["dataset"] == "slimpajama" and r["cooldown_shape"]]
+    for peak in sorted({r["peak"] for r in runs}):
+        curves = []
+        for run in (r for r in runs if r["peak"] == peak):
+            total = run["total_steps"]
+            length = round(total * run["cooldown_fraction"])
+            shape = linear if run["cooldown_shape"] == "linear" else one_minus_sqrt
+            rates = warmed_rates(peak, 300, total, length, shape)
+            steps, losses = np.array(run["steps"]), np.array(run["val_loss"])
+            curve = rates, steps[steps > 0], losses[steps > 0]
+            curves.append((total - length, curve))
+        (trunk,) = (curve for start, curve in curves if start == len(curve[0]))
+        branches = [(s, c) for s, c in curves if s < len(c[0])]
+        yield from pair(f"124M, {peak:g}", trunk, branches)
+
+
+def curves_of(folder: Path, warmup_steps: int = 2160) -> Iterator[Case]:
+    """One size of Luo et al.: from the stable run and a branch to all other runs."""
+    runs = {}
+    for path in folder.glob("*.csv"):
+        steps, rates, losses = np.loadtxt(path, delimiter=",", skiprows=1).T
+        at = np.concatenate([[0, warmup_steps], steps])
+        logged = np.concatenate([[0, rates[0]], rates])
+        every = np.interp(np.arange(int(steps[-1]) + 1), at, logged)
+        runs[path.stem] = every, steps.astype(int), losses
+    for branch in BRANCHES:
+        for name in sorted(runs.keys() - {STABLE, branch}):
+            group = f"{folder.name}, {branch.split('_2')[0]}"
+            yield Case(group, runs[STABLE], runs[branch], runs[name])
+
+
+def small(file: Path) -> Iterator[Case]:
+    """Cooldowns of the small models, paired for each seed and peak."""
+    runs = [json.loads(line) for line in file.read_text().splitlines()]
+    names = {(r["size"], r["seed"], r["peak"]): None for r in runs}
+    for name in names:
+        curves = []
+        for run in runs:
+            if (run["size"], run["seed"], run["peak"]) == name:
+                rates = rates_of(run)
+                curve = rates, np.array(run["steps"]), np.array(run["losses"])
+                curves.append((run["start"], curve))
+        (trunk,) = (curve for start, curve in curves if start is None)
+        branches = [(s, c) for s, c in curves if s is not None]
+        yield from pair("{}, seed {}, {:g}".format(*name), trunk, branches)
+
+
+def rates_of(run: dict[str, Any]) -> np.ndarray:
+    """The rate of every update of a small run."""
+    start = run["end"] if run["start"] is None else run["start"]
+    shape = linear if run["shape"] == "linear" else one_minus_sqrt
+    length = run["end"] - start
+    return warmed_rates(run["peak"], run["warmup"], run["end"], length, shape)
+
+
+def warmed_rates(peak, warmup_steps, total, cooldown_steps, shape) -> np.ndarray:
+    """WSD whose first update has a rate above 0."""
+    schedule = wsd_schedule(
+        peak,
+        total,
+        init_value=peak / warmup_steps,
+        warmup_steps=min(warmup_steps, total - cooldown_steps),
+        cooldown_steps=cooldown_steps,
+        shape=shape,
     )
-    return every_rate, steps, losses
+    return np.asarray(schedule(np.arange(total)), np.float64)
 
 
-def this_package(curves) -> Predict:
-    return laws.fit_loss_law(curves).predict
-
-
-def multi_power_with_priors(curves) -> Predict:
-    return laws.fit_loss_law(curves, gain_exponent=0.0).predict
-
-
-def multi_power(curves) -> Predict:
-    """Luo et al., 2025, arXiv:2503.12811: seven parameters, all free."""
-
-    def response(theta, rates, since_steps, since_rates):
-        b, speed, g = np.exp(theta)
-        return -np.expm1(-b * np.log1p(speed * rates**-g * since_rates))
-
-    starts = [np.log([0.6, speed, g]) for speed in (0.01, 0.1) for g in (0.2, 0.6)]
-    return fit_plain(curves, response, starts)
-
-
-def momentum(curves) -> Predict:
-    """Tissue et al., 2024, arXiv:2408.11029: the response is exponential in steps."""
-
-    def response(theta, rates, since_steps, since_rates):
-        return -np.expm1(-np.exp(theta[0]) * since_steps)
-
-    return fit_plain(curves, response, [np.log([rate]) for rate in (3e-4, 1e-3, 1e-2)])
-
-
-def fit_plain(curves, response, starts) -> Predict:
-    """Least squares of L0 + A S^-a - B sum of drops times response, with no priors."""
-    peak = max(np.max(rates) for rates, _, _ in curves)
-
-    def columns(theta, rates, steps):
-        x = rates[::STRIDE] / peak
-        at = np.arange(np.argmax(x) + 1, len(x))  # changes after the warmup
-        at = at[np.diff(x, prepend=x[0])[at] != 0]
-        total = np.concatenate([[0], np.cumsum(rates / peak)])
-        since_steps = np.maximum(steps[:, None] - at * STRIDE, 0)
-        since_rates = np.maximum(total[steps][:, None] - total[at * STRIDE], 0)
-        gain = response(theta[1:], x[at], since_steps, since_rates) @ (
-            x[at - 1] - x[at]
-        )
-        progress = total[steps] ** -np.exp(theta[0])
-        return np.stack([np.ones(len(steps)), progress, -gain], axis=1)
-
-    losses = np.concatenate([losses for _, _, losses in curves])
-
-    def solve(theta):
-        matrix = np.concatenate([columns(theta, lr, steps) for lr, steps, _ in curves])
-        factors = np.linalg.lstsq(matrix, losses, rcond=None)[0]
-        return factors, matrix @ factors - losses
-
-    fits = [
-        optimize.least_squares(
-            lambda theta: solve(theta)[1],
-            np.append(np.log(0.5), start),
-            bounds=(-12, 2),
-            max_nfev=200,
-        )
-        for start in starts
-    ]
-    theta = min(fits, key=lambda fit: fit.cost).x
-    factors, _ = solve(theta)
-    return lambda rates, steps: columns(theta, rates, steps) @ factors
-
-
-def last_errors(predict: Predict, curves, names) -> np.ndarray:
-    """Predicted minus real last loss, in thousandths of a nat."""
-    return np.array(
-        [
-            1e3 * (predict(rates, steps[-1:])[0] - losses[-1])
-            for rates, steps, losses in map(curves.__getitem__, names)
-        ]
-    )
-
-
-def main(curves: Path, warmup_steps: int = 2160) -> None:
-    """Prints the table of one model size.
+def main(
+    curves: Path | None = None,
+    published_runs: Path | None = None,
+    make: tuple[str, ...] = (),
+) -> None:
+    """Prints the table, or makes small runs.
 
     Args:
-        curves: Folder of CSV files.
-        warmup_steps: Length of the linear warmup, which the files leave out.
+        curves: Folder with one folder of CSV files for each model size.
+        published_runs: JSON lines of the 124M model.
+        make: Small runs to add, each as SIZE:SEED:PEAK with a size of 80k or 400k.
     """
-    runs = {p.stem: read_curve(p, warmup_steps) for p in sorted(curves.glob("*.csv"))}
-    print("| law | fitted on constant and | mean | worst | 72k worst |")
-    print("|---|---|---|---|---|")
-    for fit in (this_package, multi_power_with_priors, multi_power, momentum):
-        for branch in BRANCHES:
-            row = f"| {fit.__name__} | {branch} |"
-            try:
-                predict = fit([runs[STABLE], runs[branch]])
-            except ValueError:
-                print(row, "refused | | |")
-                continue
-            unseen = [name for name in BRANCHES if name != branch]
-            errors = np.abs(last_errors(predict, runs, unseen))
-            far = np.abs(last_errors(predict, runs, LONG))
-            print(row, f"{errors.mean():.1f} | {errors.max():.1f} | {far.max():.1f} |")
+    if make:
+        from .laws_runs import make_runs
+
+        return make_runs(make, RUNS, rates_of)
+    cases = list(small(RUNS)) if RUNS.exists() else []
+    if published_runs:
+        cases += published(published_runs)
+    for folder in sorted(curves.iterdir()) if curves else []:
+        if folder.is_dir():
+            cases += curves_of(folder)
+    print("| group | cases | refused | law | line | 90 % interval | half-width |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    scores: dict[str, list[tuple[float, float, float]]] = {}
+    for case in cases:
+        try:
+            scores.setdefault(case.group, []).append(case.score())
+        except ValueError:
+            scores[case.group].append((np.nan, np.nan, np.nan))
+    for group, values in scores.items():
+        print_row(group, np.array(values))
+    print_row("all", np.concatenate([np.array(v) for v in scores.values()]))
+
+
+def print_row(group: str, scores: np.ndarray) -> None:
+    """Mean / worst error in thousandths of a nat, and how often the interval holds."""
+    accepted = scores[~np.isnan(scores[:, 0])]
+    law, line, width = 1e3 * np.abs(accepted).T
+    held = np.mean(law <= width)
+    print(
+        f"| {group} | {len(law)} | {len(scores) - len(law)} "
+        f"| {law.mean():.1f} / {law.max():.1f} | {line.mean():.1f} / {line.max():.1f} "
+        f"| {held:.0%} | {width.mean():.1f} |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

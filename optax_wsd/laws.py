@@ -13,6 +13,7 @@ Learning rates come as arrays of one rate per update, from update 0 on:
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,13 @@ __all__ = [
 Curve = tuple[Numbers, Numbers, Numbers]
 """The learning_rates, steps and losses of one run, for `fit_loss_law`."""
 
-RATE_EXPONENT = 0.64  # of the response's speed: Luo et al. fit 0.635 to 0.655
+# Of the loss law, and not fitted to its curves: benchmarks/README.md has their source.
+EARLY = 0.3  # part of the shortest run, whose steps are read in no curve
+GAIN_OF_PROGRESS = 0.15  # how much the gain falls when P falls by 1
+MODEL_ERROR = 0.03  # standard deviation, in parts of the gain, where the curves end
+# a, q, speed * sqrt(reach) and b: medians, and the spread of their natural logarithms.
+PRIOR = (0.45, 0.7, 10.0, 0.25)
+PRIOR_SPREAD = np.array([0.3, 0.2, 0.4, 0.3])
 MAX_GROUPS = 512  # changes of the rate that the sum over them keeps apart
 
 
@@ -164,29 +171,33 @@ def deepseek_batch_size(compute: float) -> float:
 class LossLaw(NamedTuple):
     """The loss under any learning rate schedule; `fit_loss_law` makes one.
 
-        loss(n) = floor + progress S^-a - gain S^-d sum_k drop_k r(x_k^-g S_k)
-        r(s) = 1 - (1 + speed s)^-b
+        loss(n) = floor + P - (gain + 0.15 (P - progress)) sum_k drop_k r(S_k)
+        P = progress (S/reach)^-a,  r(s) = 1 - (1 + speed s)^-b
 
     x_t = learning_rates[t] / peak_value are relative rates, S is their sum over the n
-    updates done, S_k the sum over updates k to n - 1, and drop_k = x_(k-1) - x_k for k
-    from the end of the warmup on; g is 0.64. The first part is what training brings at
-    the peak rate, the second what a falling rate adds to it; r is the part of it that
-    has come S_k after the fall. Losses are in the unit of those it was fitted to.
+    updates done, S_k the sum over updates k to n - 1, and drop_k = x_(k-1)^q - x_k^q
+    for k from the end of the warmup on. floor + P is what training brings at the peak
+    rate, the rest what a falling rate adds to it: the noise of a rate grows as its q-th
+    power and falls with P, and r is the part of it that is gone S_k after the fall.
+    Losses are in the unit of those it was fitted to.
 
     References:
-        Luo et al. (multi-power law), 2025, arXiv:2503.12811, where d is 0; Tissue et
-        al., 2024, arXiv:2408.11029, where r is exponential.
+        Luo et al. (multi-power law), 2025, arXiv:2503.12811, where q is 1 and r is also
+        faster at low rates; Tissue et al., 2024, arXiv:2408.11029.
     """
 
     floor: float  # loss after endless training, >= 0
-    progress: float  # >= 0, with its exponent a
+    progress: float  # above the floor at the peak rate, when S is `reach`, >= 0
     progress_exponent: float  # a
-    gain: float  # >= 0, of a fall by the peak rate, with its exponent d
-    gain_exponent: float  # d
+    gain: float  # of a fall from the peak to 0, when S is `reach`, >= 0
+    rate_exponent: float  # q
     speed: float  # of the response, per update at the peak rate
     response_exponent: float  # b
     peak_value: float  # the highest rate of the curves of the fit
-    residual: float  # weighted root mean square error of the fit, in units of the loss
+    reach: float  # the largest S of the curves of the fit
+    residual: float = 0.0  # root mean square error of the fit, in units of the loss
+    # The first seven, a standard deviation away along each axis of their uncertainty.
+    spread: tuple[tuple[float, ...], ...] = ()
 
     def predict(self, learning_rates: Numbers, steps: Numbers) -> np.ndarray:
         """The loss under a schedule, after each of the given numbers of updates.
@@ -204,39 +215,77 @@ class LossLaw(NamedTuple):
                 before the first rate above 0.
 
         Example:
-            >>> law = LossLaw(3.0, 9.0, 0.5, 0.4, 0.16, 0.03, 0.4, 1e-3, 0.0)
+            >>> law = LossLaw(3.0, 0.3, 0.5, 0.12, 0.7, 0.1, 0.3, 1e-3, 1000.0)
             >>> cooled = np.linspace(1e-3, 0, 1000)
             >>> law.predict(cooled, [500, 1000]).round(3).tolist()
-            [3.427, 3.332]
+            [3.46, 3.369]
         """
+        path, shape = self._path(learning_rates, steps)
+        return self._losses(path).reshape(shape)
+
+    def predict_interval(
+        self,
+        learning_rates: jax.typing.ArrayLike,
+        steps: jax.typing.ArrayLike,
+        *,
+        coverage: float = 0.9,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where the loss of a run will be, with a probability of `coverage`.
+
+        Its middle is `predict`; its width is what the fit leaves open, the noise of an
+        evaluation, and the error of the law, which grows away from the fit's curves.
+
+        Args:
+            learning_rates: As for `predict`.
+            steps: As for `predict`.
+            coverage: Above 0 and below 1.
+
+        Returns:
+            (low, high), each as `predict` returns it.
+
+        Raises:
+            ValueError: as `predict`, or coverage is out of its range.
+
+        Example:
+            >>> law = LossLaw(3.0, 0.3, 0.5, 0.12, 0.7, 0.1, 0.3, 1e-3, 1000.0, 0.001)
+            >>> low, high = law.predict_interval(np.linspace(1e-3, 0, 1000), 1000)
+            >>> print(low.round(3), high.round(3))
+            3.364 3.374
+        """
+        check_float("coverage", coverage, above=0, below=1)
+        path, shape = self._path(learning_rates, steps)
+        losses = self._losses(path)
+        others = [LossLaw(*o, self.peak_value, self.reach) for o in self.spread]
+        part = path.progress / self.reach
+        gain = self.floor + self.progress * part**-self.progress_exponent - losses
+        error = MODEL_ERROR * gain * (1 + np.abs(np.log(part)))
+        variance = self.residual**2 + error**2
+        variance += sum((law._losses(path) - losses) ** 2 for law in others)
+        width = NormalDist().inv_cdf((1 + coverage) / 2) * np.sqrt(variance)
+        return (losses - width).reshape(shape), (losses + width).reshape(shape)
+
+    def _path(self, learning_rates, steps) -> "tuple[_Path, tuple[int, ...]]":
         rates = _check_rates(learning_rates)
         steps = _check_steps(steps, len(rates))
-        path = _Path(rates / self.peak_value, steps.ravel())
-        columns = path.columns(
-            self.progress_exponent,
-            self.speed,
-            self.response_exponent,
-            self.gain_exponent,
-        )
-        loss = columns @ [self.floor, self.progress, self.gain]
-        return loss.reshape(steps.shape)
+        return _Path(rates / self.peak_value, steps.ravel()), steps.shape
+
+    def _losses(self, path: "_Path") -> np.ndarray:
+        floor, progress, a, gain, *others, _, reach, _, _ = self
+        return path.columns(reach, a, *others) @ [floor, progress, gain]
 
 
-def fit_loss_law(curves: Sequence[Curve], *, gain_exponent: float = 0.16) -> LossLaw:
+def fit_loss_law(curves: Sequence[Curve]) -> LossLaw:
     """Fits a `LossLaw` to logged losses: a stable run and one cooldown will do.
 
-    Least squares, with little weight on the first third of the steps, where the law
-    holds less well. The exponents and the speed have weak priors, near their values for
-    Llama-like models of 25M and 100M parameters, so that what the curves say little
-    about stays reasonable; curves that say nothing about it are refused.
+    Least squares, without the early transient: the first 0.3 of the shortest run. The
+    exponents and the speed have priors, so that what the curves say little about stays
+    reasonable; curves that say nothing about it are refused.
 
     Args:
         curves: For each run (learning_rates, steps, losses): the rate of every update
             from 0 on, the numbers of updates after which a loss was logged, and these
             losses, validation losses rather than noisy training losses. All runs have
             the same model, data and batch size.
-        gain_exponent: d of the law, >= 0. It cannot be seen in one cooldown; 0 is the
-            multi-power law, which overrates cooldowns later than those of the fit.
 
     Returns:
         The law, with the root mean square of its errors as `residual`.
@@ -249,7 +298,7 @@ def fit_loss_law(curves: Sequence[Curve], *, gain_exponent: float = 0.16) -> Los
         >>> steps = np.arange(100, 1001, 20)
         >>> trunk = np.full(1000, 1e-3)
         >>> branch = np.where(np.arange(1000) < 800, 1e-3, 1e-4)
-        >>> truth = LossLaw(3.0, 9.0, 0.5, 0.4, 0.16, 0.03, 0.4, 1e-3, 0.0)
+        >>> truth = LossLaw(3.0, 0.3, 0.5, 0.12, 0.7, 0.1, 0.3, 1e-3, 1000.0)
         >>> curves = [(lr, steps, truth.predict(lr, steps)) for lr in (trunk, branch)]
         >>> law = fit_loss_law(curves)
         >>> linear = np.linspace(1e-3, 0, 1000)
@@ -261,45 +310,63 @@ def fit_loss_law(curves: Sequence[Curve], *, gain_exponent: float = 0.16) -> Los
     """
     from scipy import optimize
 
-    check_float("gain_exponent", gain_exponent, at_least=0)
-    checked = [_check_curve(curve) for curve in curves]
-    check(len(checked) > 0, "curves", curves, "at least one (rates, steps, losses)")
+    checked = _check_curves(curves)
     peak_value = max(float(np.max(rates)) for rates, _, _ in checked)
     _check_identified(checked, peak_value)
-    paths = [_Path(rates / peak_value, steps) for rates, steps, _ in checked]
-    losses = np.concatenate([losses for _, _, losses in checked])
-    steps = np.concatenate([steps for _, steps, _ in checked])
-    weights = np.minimum(1, 3 * steps / np.max(steps)) ** 2
+    early = EARLY * min(np.max(steps) for _, steps, _ in checked)
+    losses = np.concatenate([losses[steps >= early] for _, steps, losses in checked])
+    paths = [_Path(rates / peak_value, n[n >= early]) for rates, n, _ in checked]
+    reach = max(float(np.max(path.progress, initial=0)) for path in paths)
+    # The response is slower in longer runs, as one over the square root of their sum.
+    prior = np.log(PRIOR) - np.array([0, 0, math.log(reach) / 2, 0])
+
+    def columns(logs):
+        return np.concatenate([path.columns(reach, *np.exp(logs)) for path in paths])
 
     def solve(logs):
-        """The best floor, progress and gain for the other three parameters."""
-        a, speed, b = np.exp(logs)
-        columns = np.concatenate([p.columns(a, speed, b, gain_exponent) for p in paths])
-        q, r = np.linalg.qr(columns * weights[:, None])
-        factors, _ = optimize.nnls(r, q.T @ (losses * weights))
-        return factors, (columns @ factors - losses) * weights
+        """The best floor, progress and gain for the other four parameters."""
+        matrix = columns(logs)
+        q, r = np.linalg.qr(matrix)
+        factors, _ = optimize.nnls(r, q.T @ losses)
+        return factors, matrix @ factors - losses
 
     def rms(logs):
-        return float(np.sqrt(np.sum(solve(logs)[1] ** 2) / np.sum(weights**2)))
+        return float(np.sqrt(np.mean(solve(logs)[1] ** 2)))
 
-    logs = _PRIOR_MEAN
+    logs, noise = prior, 1.0
     for _ in range(3):
         # Errors of neighbouring losses go together: as one independent one in four.
         noise = 2 * max(rms(logs), 1e-6)
         logs = optimize.least_squares(
             lambda v, noise=noise: np.concatenate(
-                [solve(v)[1] / noise, (v - _PRIOR_MEAN) / _PRIOR_SCALE]
+                [solve(v)[1] / noise, (v - prior) / PRIOR_SPREAD]
             ),
             logs,
         ).x
-    (floor, progress, gain), _ = solve(logs)
+    factors, _ = solve(logs)
     need = "losses that fall in training, and further with the learning rate"
-    found = f"progress {progress:.3g} and gain {gain:.3g}"
-    check(progress > 0 and gain > 0, "curves", found, need)
-    a, speed, b = np.exp(logs)
+    found = "progress {1:.3g} and gain {2:.3g}".format(*factors)
+    check(bool(np.all(factors[1:] > 0)), "curves", found, need)
+
+    def fields(factors, logs):
+        (floor, progress, gain), (a, q, speed, b) = factors, np.exp(logs)
+        return tuple(map(float, (floor, progress, a, gain, q, speed, b)))
+
+    # The axes of the uncertainty: of the squares at their least, to second order.
+    slopes = [
+        (columns(logs + h) - columns(logs - h)) @ factors / 2e-4
+        for h in 1e-4 * np.eye(4)
+    ]
+    of_losses = np.column_stack([columns(logs), *slopes]) / noise
+    of_priors = np.column_stack([np.zeros((4, 3)), np.diag(1 / PRIOR_SPREAD)])
+    _, sizes, axes = np.linalg.svd(np.concatenate([of_losses, of_priors]), False)
+    shifts = axes / np.maximum(sizes, 0.1)[:, None]
     return LossLaw(
-        *map(float, (floor, progress, a, gain, gain_exponent, speed, b, peak_value)),
+        *fields(factors, logs),
+        peak_value,
+        reach,
         residual=rms(logs),
+        spread=tuple(fields(factors + s[:3], logs + s[3:]) for s in shifts),
     )
 
 
@@ -333,11 +400,11 @@ def best_cooldown(
     Args:
         law: From `fit_loss_law`.
         learning_rates: Rates of the stable run so far, one per update; it goes on at
-            the last of them.
+            the last of them, which is above 0.
         cooldown_steps: Lengths to compare, >= 1.
         total_steps: Updates at the end of training, when that is fixed.
         shape: Cooldown shape, see `optax_wsd.shapes`.
-        end_value: Rate at the end of the cooldown, >= 0.
+        end_value: Rate at the end of the cooldown, from 0 to that last rate.
 
     Returns:
         `Cooldowns`: lengths, totals, losses and the best length.
@@ -347,7 +414,7 @@ def best_cooldown(
             would have begun in the past.
 
     Example:
-        >>> law = LossLaw(3.0, 30.0, 0.5, 0.6, 0.16, 0.03, 0.4, 1e-3, 0.002)
+        >>> law = LossLaw(3.0, 0.3, 0.5, 0.12, 0.7, 0.1, 0.3, 1e-3, 10_000.0)
         >>> plan = best_cooldown(law, np.full(10_000, 1e-3), [500, 1000, 2000])
         >>> plan.total_steps.tolist()
         [10500, 11000, 12000]
@@ -358,7 +425,8 @@ def best_cooldown(
     trunk = _check_rates(learning_rates)
     check(np.size(cooldown_steps) > 0, "cooldown_steps", cooldown_steps, "not empty")
     check_int("cooldown_steps", cooldown_steps, at_least=1)
-    check_float("end_value", end_value, at_least=0)
+    check(trunk[-1] > 0, "the last of learning_rates", trunk[-1], "above 0")
+    check_float("end_value", end_value, at_least=0, at_most=float(trunk[-1]))
     shapes.check_shape(shape)
     lengths = np.unique(np.asarray(cooldown_steps, np.int64))
     if total_steps is None:
@@ -388,11 +456,6 @@ def best_cooldown(
     return Cooldowns(lengths, ends, losses, int(best))
 
 
-# progress_exponent, speed and response_exponent: natural logarithms and their spread.
-_PRIOR_MEAN = np.log([0.5, 0.025, 0.42])
-_PRIOR_SCALE = np.array([1.0, 0.7, 0.3])
-
-
 class _Path:
     """A schedule in relative rates, seen from the steps at which losses are wanted."""
 
@@ -400,31 +463,32 @@ class _Path:
         total = np.concatenate([[0.0], np.cumsum(x)])
         check(bool(np.all(total[steps] > 0)), "steps", steps, "after a rate above 0")
         first = int(np.argmax(x))  # the end of the warmup
-        drops = -np.diff(x[first:], prepend=1.0)
-        drops, at = _group(drops, first)
         self.progress = total[steps]
-        self.drops = drops
-        # The sum of rates from each change to each step, sped up where the rate is low.
-        since = np.maximum(self.progress[:, None] - total[at], 0)
-        self.since = since * np.maximum(x[at], 1e-6) ** -RATE_EXPONENT
+        self.before, self.after, at = _group(x[first:], first)
+        # The sum of rates from each change to each step.
+        self.since = np.maximum(self.progress[:, None] - total[at], 0)
 
-    def columns(self, a, speed, b, d) -> np.ndarray:
+    def columns(self, reach, a, q, speed, b) -> np.ndarray:
         """What floor, progress and gain are multiplied with, [steps, 3]."""
         response = -np.expm1(-b * np.log1p(speed * self.since))
-        gain = self.progress**-d * (response @ self.drops)
-        return np.stack([np.ones_like(gain), self.progress**-a, -gain], axis=1)
+        gain = response @ (self.before**q - self.after**q)
+        p = (self.progress / reach) ** -a
+        progress = p - GAIN_OF_PROGRESS * (p - 1) * gain
+        return np.stack([np.ones_like(gain), progress, -gain], axis=1)
 
 
-def _group(drops: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """The changes of the rate and their steps, neighbours put together if many."""
+def _group(x: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rates before and after each change, and its step; neighbours together if many."""
+    drops = -np.diff(x, prepend=1.0)
     at = np.flatnonzero(drops)
     if at.size == 0:
-        return np.zeros(0), at
-    drops = drops[at]
+        return np.zeros(0), np.zeros(0), at
     starts = np.unique(np.arange(MAX_GROUPS) * at.size // MAX_GROUPS)
-    size = np.abs(drops)
+    ends = np.append(starts[1:], at.size) - 1
+    size = np.abs(drops[at])
     centre = np.add.reduceat(size * at, starts) / np.add.reduceat(size, starts)
-    return np.add.reduceat(drops, starts), first + np.rint(centre).astype(np.int64)
+    before, after = np.concatenate([[1.0], x])[at[starts]], x[at[ends]]
+    return before, after, first + np.rint(centre).astype(np.int64)
 
 
 def _bound_terms(learning_rates, distance, gradient_norm) -> tuple[float, float]:
@@ -442,35 +506,51 @@ def _bound_terms(learning_rates, distance, gradient_norm) -> tuple[float, float]
 
 def _check_rates(learning_rates) -> np.ndarray:
     need = "an array of one rate per update, finite and >= 0, some above 0"
-    rates = np.asarray(learning_rates)
-    ok = rates.ndim == 1 and np.issubdtype(rates.dtype, np.number)
-    ok = ok and bool(
-        np.all(np.isfinite(rates)) and np.all(rates >= 0) and np.any(rates)
+    rates = _as_floats(learning_rates)
+    ok = rates.ndim == 1 and bool(np.all(rates >= 0) and np.any(rates))
+    check(
+        ok and bool(np.all(np.isfinite(rates))), "learning_rates", learning_rates, need
     )
-    check(ok, "learning_rates", learning_rates, need)
-    return rates.astype(np.float64)
+    return rates
 
 
 def _check_steps(steps, total: int) -> np.ndarray:
-    steps = np.asarray(steps)
-    ok = np.issubdtype(steps.dtype, np.integer)
-    ok = ok and bool(np.all((steps >= 1) & (steps <= total)))
+    """Whole numbers, which a table may hold as floats."""
+    numbers = _as_floats(steps)
+    ok = numbers.size > 0 and np.all((numbers >= 1) & (numbers <= total))
+    ok = bool(ok and np.all(numbers == np.rint(numbers)))
     check(ok, "steps", steps, f"whole numbers from 1 to the {total} learning rates")
-    return steps
+    return numbers.astype(np.int64)
+
+
+def _as_floats(values) -> np.ndarray:
+    """Numbers of any dtype, or a NaN that every check refuses."""
+    values = np.asarray(values)
+    try:  # bfloat16 and its like are no np.number
+        numbers = None if values.dtype.kind in "bSUM" else values.astype(np.float64)
+    except (TypeError, ValueError):
+        numbers = None
+    return np.asarray(math.nan) if numbers is None else numbers
+
+
+def _check_curves(curves) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    need = "at least one (learning_rates, steps, losses), in a list"
+    check(isinstance(curves, Sequence) and len(curves) > 0, "curves", curves, need)
+    return [_check_curve(curve) for curve in curves]
 
 
 def _check_curve(curve) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    check(
-        len(curve) == 3, "curves", curve, "(learning_rates, steps, losses) for each run"
-    )
+    ok = isinstance(curve, Sequence) and len(curve) == 3
+    check(ok, "curves", curve, "(learning_rates, steps, losses) for each run")
     rates = _check_rates(curve[0])
     steps = _check_steps(curve[1], len(rates))
-    losses = np.asarray(curve[2], np.float64)
-    check_float("losses", losses)
     check(steps.ndim == 1, "steps", steps, "a list")
-    check(
-        losses.shape == steps.shape, "losses", losses.shape, f"of shape {steps.shape}"
-    )
+    losses = _as_floats(curve[2])
+    need = f"of shape {steps.shape}"
+    check(losses.shape == steps.shape, "losses", losses.shape, need)
+    bad = np.flatnonzero(~np.isfinite(losses))
+    where = [f"{losses[i]} at step {steps[i]}" for i in bad[:1]]
+    check(not where, "losses", ", ".join(where), "finite numbers")
     return rates, steps, losses
 
 

@@ -24,7 +24,7 @@ from examples.gpt.signals import Signals
 from optax_wsd import laws
 from tests.gpt_tiny import check_refused, quick_compile, run, tiny_config, write_text  # noqa: F401
 
-LAW = laws.LossLaw(2.0, 9.0, 0.5, 0.4, 0.16, 0.03, 0.4, 0.01, 0.0)
+LAW = laws.LossLaw(2.0, 0.3, 0.5, 0.1, 0.7, 0.1, 0.3, 0.01, 1000.0)
 STABLE = np.full(1000, 0.01)
 FALLING = np.concatenate([np.full(800, 0.01), np.linspace(0.01, 0, 200)])
 

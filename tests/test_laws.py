@@ -1,7 +1,9 @@
 """Laws: against the printed sums, and against curves made by a law that is known."""
 
+import json
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,14 +14,14 @@ from optax_wsd import cooldown_schedule, laws, shapes, wsd_schedule
 PEAK = 2e-3
 TRUTH = laws.LossLaw(
     floor=2.5,
-    progress=12.0,
+    progress=0.29,
     progress_exponent=0.45,
-    gain=0.5,
-    gain_exponent=0.16,
+    gain=0.15,
+    rate_exponent=0.7,
     speed=0.05,
     response_exponent=0.5,
     peak_value=PEAK,
-    residual=0.0,
+    reach=4000.0,
 )
 STEPS = np.arange(200, 4001, 50)
 
@@ -171,17 +173,15 @@ def predicted_by_the_formula(law, rates, n):
     """The sum over changes as it is printed, one change after the other."""
     x = np.asarray(rates) / law.peak_value
     first = int(np.argmax(x))
-    total = math.fsum(x[:n])
-    gain = 0.0
+    progress = law.progress * (math.fsum(x[:n]) / law.reach) ** -law.progress_exponent
+    q, part = law.rate_exponent, 0.0
     for k in range(first, n):
-        drop = (x[k - 1] if k > first else 1.0) - x[k]
-        since = x[k] ** -0.64 * math.fsum(x[k:n])
-        gain += drop * (1 - (1 + law.speed * since) ** -law.response_exponent)
-    return (
-        law.floor
-        + law.progress * total**-law.progress_exponent
-        - law.gain * total**-law.gain_exponent * gain
-    )
+        drop = (x[k - 1] if k > first else 1.0) ** q - x[k] ** q
+        part += drop * (
+            1 - (1 + law.speed * math.fsum(x[k:n])) ** -law.response_exponent
+        )
+    gain = law.gain + 0.15 * (progress - law.progress)
+    return law.floor + progress - gain * part
 
 
 @settings(max_examples=20, deadline=None)
@@ -219,8 +219,9 @@ OTHERS = {
     "truth, tolerance",
     [
         (TRUTH, 0.003),
-        (TRUTH._replace(speed=0.5, response_exponent=0.8, progress_exponent=0.8), 0.01),
+        (TRUTH._replace(speed=0.5, response_exponent=0.8, progress_exponent=0.8), 0.03),
         (TRUTH._replace(speed=0.01, progress_exponent=0.25, floor=1.0), 0.02),
+        (TRUTH._replace(rate_exponent=0.45, response_exponent=0.2), 0.012),
     ],
 )
 @pytest.mark.parametrize("other", OTHERS)
@@ -250,7 +251,90 @@ def test_unit_of_the_rates_does_not_matter():
     )
 
 
+laws_near_the_priors = st.builds(
+    TRUTH._replace,
+    progress=st.floats(0.1, 0.6),
+    progress_exponent=st.floats(0.3, 0.6),
+    gain=st.floats(0.08, 0.3),
+    rate_exponent=st.floats(0.55, 0.9),
+    speed=st.floats(0.08, 0.3),
+    response_exponent=st.floats(0.18, 0.35),
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(laws_near_the_priors, st.integers(0, 2**32 - 1))
+def test_fabricated_curves_come_back_within_their_intervals(truth, seed):
+    """Of 99.9 %, so that chance alone does not fail; noise and all."""
+    known = [
+        curve(TRUNK, law=truth, noise=0.002, seed=seed),
+        curve(BRANCH, law=truth, noise=0.002, seed=seed + 1),
+    ]
+    law = laws.fit_loss_law(known)
+    for rates in OTHERS.values():
+        low, high = law.predict_interval(rates, len(rates), coverage=0.999)
+        assert low < truth.predict(rates, len(rates)) < high
+
+
+def test_an_interval_grows_with_its_coverage_its_distance_and_the_noise():
+    def width(law, rates, coverage=0.9):
+        low, high = law.predict_interval(rates, len(rates), coverage=coverage)
+        middle = law.predict(rates, len(rates))
+        assert (low + high) / 2 == pytest.approx(middle)
+        return high - low
+
+    quiet, noisy = (
+        laws.fit_loss_law([curve(TRUNK, noise=n), curve(BRANCH, noise=n, seed=1)])
+        for n in (0.0005, 0.005)
+    )
+    near, far = OTHERS["cosine"], OTHERS["longer cosine"]
+    assert width(noisy, near) > 1.5 * width(quiet, near)
+    assert width(quiet, far) > 1.3 * width(quiet, near)
+    two, one = width(quiet, near, 0.9545), width(quiet, near, 0.6827)
+    assert two == pytest.approx(2 * one, rel=1e-3)
+
+
+def test_an_interval_holds_the_noise_and_the_error_of_the_law():
+    """Without `spread` its width is a formula."""
+    law, end = TRUTH._replace(residual=0.01), 2 * 4000
+    rates = np.append(np.full(end - 1, PEAK), 0.1 * PEAK)
+    low, high = law.predict_interval(rates, [end])
+    stable = law.floor + law.progress * ((end - 0.9) / 4000) ** -law.progress_exponent
+    gain = stable - law.predict(rates, end)
+    error = 0.03 * gain * (1 + math.log((end - 0.9) / 4000))
+    assert (high - low) / 2 == pytest.approx(
+        [1.6449 * math.hypot(0.01, error)], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("coverage", [0.0, 1.0, 90, math.nan])
+def test_intervals_refuse_a_coverage_that_is_no_probability(coverage):
+    with pytest.raises(ValueError, match="coverage must be"):
+        TRUTH.predict_interval(TRUNK, 4000, coverage=coverage)
+
+
+def test_a_law_that_was_written_as_json_is_the_same():
+    law = laws.fit_loss_law([curve(TRUNK, noise=0.002), curve(BRANCH, noise=0.002)])
+    read = laws.LossLaw(**json.loads(json.dumps(law._asdict())))
+    rates = OTHERS["cosine"]
+    for a, b in zip(
+        law.predict_interval(rates, 4000),
+        read.predict_interval(rates, 4000),
+        strict=True,
+    ):
+        assert a == b
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.int32])
+def test_rates_of_any_dtype_and_steps_of_a_table_are_taken(dtype):
+    rates = (np.append(np.full(9, 4.0), 2.0)).astype(dtype)
+    law = TRUTH._replace(peak_value=4.0)
+    expected = law.predict(np.asarray(rates, np.float64), np.array([5, 10]))
+    assert np.array_equal(law.predict(rates, np.array([5.0, 10.0])), expected)
+
+
 TRUNK_CURVE, BRANCH_CURVE = curve(TRUNK), curve(BRANCH)
+NAN_LOSS = np.where(STEPS == 750, math.nan, STEPS)
 
 
 @pytest.mark.parametrize(
@@ -282,8 +366,18 @@ TRUNK_CURVE, BRANCH_CURVE = curve(TRUNK), curve(BRANCH)
         ),
         ([(TRUNK, STEPS + 0.5, STEPS)], "steps must be whole numbers"),
         ([(TRUNK, STEPS, STEPS[1:])], "losses must be of shape"),
-        ([(TRUNK, STEPS, STEPS * math.nan)], "losses must be a finite"),
+        (
+            [(TRUNK, STEPS, NAN_LOSS)],
+            "losses must be finite numbers, got 'nan at step 750'",
+        ),
         ([(-TRUNK, STEPS, STEPS)], "learning_rates must be"),
+        ([({"lr": 1}, STEPS, STEPS)], "learning_rates must be an array"),
+        ([(None, STEPS, STEPS)], "learning_rates must be an array"),
+        ([(TRUNK, None, STEPS)], "steps must be whole numbers"),
+        ([(TRUNK, STEPS, None)], "losses must be of shape"),
+        ([{"lr": TRUNK, "step": STEPS, "loss": STEPS}], "curves must be"),
+        (None, "curves must be at least one"),
+        ({"trunk": TRUNK_CURVE}, "curves must be at least one"),
         (
             [(TRUNK, STEPS, 10 - STEPS**-0.5), (BRANCH, STEPS[:47], STEPS[:47])],
             "losses that fall",
@@ -295,7 +389,7 @@ def test_fit_refuses_and_names_what_is_missing(curves, match):
         laws.fit_loss_law(curves)
 
 
-@pytest.mark.parametrize("steps", [0, 4001, 2.0, [1, -1]])
+@pytest.mark.parametrize("steps", [0, 4001, 2.5, [1, -1], [], "2", None, True])
 def test_predict_refuses(steps):
     with pytest.raises(
         ValueError, match="steps must be whole numbers from 1 to the 4000"
@@ -366,7 +460,12 @@ def test_cooldown_is_long_when_progress_is_over_and_short_when_it_is_all():
         ({"total_steps": 1e4}, "total_steps must be a whole number"),
         ({"shape": "linear"}, "shape must be a function"),
         ({"end_value": -1.0}, "end_value must be"),
+        (
+            {"end_value": 2 * PEAK},
+            "end_value must be a finite number >= 0 and <= 0.002",
+        ),
         ({"learning_rates": [math.inf]}, "learning_rates must be"),
+        ({"learning_rates": [PEAK, 0.0]}, "the last of learning_rates must be above 0"),
     ],
 )
 def test_best_cooldown_refuses(change, match):

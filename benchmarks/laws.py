@@ -3,13 +3,13 @@
     python -m benchmarks.laws --curves DIR --published-runs FILE
     python -m benchmarks.laws --make 400k:0:4e-3 80k:1:8e-3
 
-The trunk up to the step where a cooldown starts, and the latest branch that had ended by
-1.1 times that step, predict the last loss of that cooldown. Short runs of two small GPTs
-lie in `results/laws_cpu.jsonl`; `--make SIZE:SEED:PEAK` adds others to it. The other data
-are not part of this project: DIR has `25M` and `100M`, folders of CSV files of Luo et
-al., 2025 (github.com/thu-yao-01-luo/MultiPowerLaw, `loss_curve_repo/`, MIT licence), and
-FILE has the runs of a 124M model of github.com/fabian-sp/lr-scheduling (MIT licence), one
-JSON object a line.
+The trunk up to the step where a cooldown starts, and the latest branch that had ended
+by 1.1 times that step, predict the last loss of that cooldown. Short runs of two small
+GPTs lie in `results/laws_cpu.jsonl`; `--make SIZE:SEED:PEAK` adds others to it. The
+other data are not part of this project: DIR has `25M` and `100M`, folders of CSV files
+of Luo et al., 2025 (github.com/thu-yao-01-luo/MultiPowerLaw, `loss_curve_repo/`, MIT
+licence), and FILE has the runs of a 124M model of github.com/fabian-sp/lr-scheduling
+(MIT licence), one JSON object a line.
 """
 
 import json

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ class Size:
     warmup: int
     trunk_every: int  # steps between two evaluations of the trunk
     chunk: int  # and of a cooldown
+    grid: int  # of the steps at which cooldowns start
     ends: tuple[int, ...]
     shares: dict[float, str]  # part of a run that a cooldown takes, and its shape
 
@@ -30,13 +32,13 @@ SIZES = {
     "80k": Size(
         ModelConfig(width=48, depth=2, heads=2),
         DataConfig(sequence_length=64, batch_size=8, validation_sequences=512),
-        *(60, 50, 25, (600, 1000, 1500, 2200, 3000)),
+        *(60, 50, 25, 25, (600, 1000, 1500, 2200, 3000)),
         {0.2: "linear", 0.4: "one_minus_sqrt"},
     ),
     "400k": Size(
         ModelConfig(width=96, depth=3, heads=2),
         DataConfig(sequence_length=128, batch_size=8, validation_sequences=256),
-        *(40, 32, 16, (400, 600, 800, 1200)),
+        *(40, 32, 16, 32, (400, 600, 800, 1200)),
         {0.2: "one_minus_sqrt", 0.36: "one_minus_sqrt"},
     ),
 }
@@ -45,27 +47,23 @@ SIZES = {
 def make_runs(names: Sequence[str], path: Path, rates_of) -> None:
     """Trains SIZE:SEED:PEAK for each name, and adds a line for each curve."""
     for name in names:
-        size, seed, peak = name.split(":")
-        run = {"size": size, "seed": int(seed), "peak": float(peak)}
-        trainer = Trainer(SIZES[size], run["seed"])
-        size = SIZES[size]
-        every, last = size.trunk_every, size.ends[-1]
-        grids = {0.36: every, 0.2: every if every == 32 else size.chunk}
+        kind, seed, peak = name.split(":")
+        size, trainer = SIZES[kind], Trainer(SIZES[kind], int(seed))
         cooldowns = [
-            (round(end * (1 - share) / grid) * grid, end, shape)
+            (round(end * (1 - share) / size.grid) * size.grid, end, shape)
             for end in size.ends
             for share, shape in size.shares.items()
-            for grid in [grids.get(share, size.chunk)]
         ]
-        states = {start: None for start, _, _ in cooldowns}
-        for start, end, shape in [(None, last, None), *cooldowns]:
+        states: dict[int | None, Any] = dict.fromkeys(start for start, *_ in cooldowns)
+        states[None] = trainer.init()
+        for start, end, shape in [(None, size.ends[-1], None), *cooldowns]:
+            run = {"size": kind, "seed": int(seed), "peak": float(peak)}
             run |= {"start": start, "end": end, "shape": shape, "warmup": size.warmup}
-            state = states[start] if start else trainer.init()
             steps, losses = [], []
-            for step, state in trainer.train(state, rates_of(run), start or 0):
+            for step, state in trainer.train(states[start], rates_of(run), start or 0):
                 if start is None and step in states:
                     states[step] = state
-                if start is not None or step % every == 0:
+                if start is not None or step % size.trunk_every == 0:
                     steps.append(step)
                     losses.append(round(float(trainer.evaluate(state[0])), 6))
             line = json.dumps(run | {"steps": steps, "losses": losses})

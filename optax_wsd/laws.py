@@ -43,6 +43,7 @@ MODEL_ERROR = 0.03  # standard deviation, in parts of the gain, where the curves
 # a, q, speed * sqrt(reach) and b: medians, and the spread of their natural logarithms.
 PRIOR = (0.45, 0.7, 10.0, 0.25)
 PRIOR_SPREAD = np.array([0.3, 0.2, 0.4, 0.3])
+NAN = np.asarray(math.nan)
 MAX_GROUPS = 512  # changes of the rate that the sum over them keeps apart
 
 
@@ -258,10 +259,10 @@ class LossLaw(NamedTuple):
         others = [LossLaw(*o, self.peak_value, self.reach) for o in self.spread]
         part = path.progress / self.reach
         gain = self.floor + self.progress * part**-self.progress_exponent - losses
-        error = MODEL_ERROR * gain * (1 + np.abs(np.log(part)))
-        variance = self.residual**2 + error**2
-        variance += sum((law._losses(path) - losses) ** 2 for law in others)
-        width = NormalDist().inv_cdf((1 + coverage) / 2) * np.sqrt(variance)
+        errors = [law._losses(path) - losses for law in others]
+        errors += [self.residual, MODEL_ERROR * gain * (1 + np.abs(np.log(part)))]
+        deviation = np.sqrt(sum(error**2 for error in errors))
+        width = NormalDist().inv_cdf((1 + coverage) / 2) * deviation
         return (losses - width).reshape(shape), (losses + width).reshape(shape)
 
     def _path(self, learning_rates, steps) -> "tuple[_Path, tuple[int, ...]]":
@@ -344,9 +345,8 @@ def fit_loss_law(curves: Sequence[Curve]) -> LossLaw:
             logs,
         ).x
     factors, _ = solve(logs)
-    need = "losses that fall in training, and further with the learning rate"
     found = "progress {1:.3g} and gain {2:.3g}".format(*factors)
-    check(bool(np.all(factors[1:] > 0)), "curves", found, need)
+    check(factors[1] > 0, "curves", found, "losses that fall in training")
 
     def fields(factors, logs):
         (floor, progress, gain), (a, q, speed, b) = factors, np.exp(logs)
@@ -377,6 +377,7 @@ class Cooldowns(NamedTuple):
     total_steps: np.ndarray  # updates done at the end of each, [n]
     losses: np.ndarray  # predicted loss at the end of each, [n]
     best: int  # the length advised
+    widths: np.ndarray  # half of the 90 % interval of each loss, [n]
 
 
 def best_cooldown(
@@ -437,14 +438,19 @@ def best_cooldown(
         check(total_steps - lengths[-1] >= len(trunk), "total_steps", total_steps, need)
         ends = np.full_like(lengths, total_steps)
 
-    def loss(length, end):
+    def rates_of(length, end):
         stable = np.full(end - length - len(trunk), trunk[-1])
         # One array size for all lengths, so that JAX compiles the shape once.
         m = shapes.multiplier(shape, np.arange(lengths[-1]), length)[:length]
         cooldown = end_value + (trunk[-1] - end_value) * np.asarray(m, np.float64)
-        return float(law.predict(np.concatenate([trunk, stable, cooldown]), end))
+        return np.concatenate([trunk, stable, cooldown])
 
-    losses = np.array([loss(n, end) for n, end in zip(lengths, ends, strict=True)])
+    def loss(length, end):
+        return law.predict(rates_of(length, end), end)
+
+    pairs = [(rates_of(n, end), end) for n, end in zip(lengths, ends, strict=True)]
+    low, high = np.array([law.predict_interval(*pair) for pair in pairs]).T
+    losses, widths = (low + high) / 2, (high - low) / 2
     if total_steps is None:
         pays = [
             all(losses[i] <= loss(shorter, ends[i]) for shorter in lengths[:i])
@@ -453,7 +459,7 @@ def best_cooldown(
         best = lengths[np.flatnonzero(pays)[-1]]
     else:
         best = lengths[np.argmin(losses)]
-    return Cooldowns(lengths, ends, losses, int(best))
+    return Cooldowns(lengths, ends, losses, int(best), widths)
 
 
 class _Path:
@@ -527,10 +533,9 @@ def _as_floats(values) -> np.ndarray:
     """Numbers of any dtype, or a NaN that every check refuses."""
     values = np.asarray(values)
     try:  # bfloat16 and its like are no np.number
-        numbers = None if values.dtype.kind in "bSUM" else values.astype(np.float64)
+        return values.astype(float) if values.dtype.kind not in "bcSUM" else NAN
     except (TypeError, ValueError):
-        numbers = None
-    return np.asarray(math.nan) if numbers is None else numbers
+        return NAN
 
 
 def _check_curves(curves) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

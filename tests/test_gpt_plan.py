@@ -1,6 +1,8 @@
 """Cooldowns planned from the law of a trunk's loss."""
 
 import json
+import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -18,7 +20,14 @@ from examples.gpt.config import (
     UserError,
     to_json,
 )
-from examples.gpt.plan import advised_length, curve, fit_law, read_law
+from examples.gpt.plan import (
+    advised_length,
+    curve,
+    fit_law,
+    plan_cooldowns,
+    read_law,
+    reason,
+)
 from examples.gpt.progress import read_evaluations
 from examples.gpt.signals import Signals
 from optax_wsd import laws
@@ -72,6 +81,62 @@ def test_a_plan_advises_a_length_and_the_cooldown_takes_it(trunk, branch, capsys
     assert int(advised.split()[0]) == advised_length(trunk, 1000, "one_minus_sqrt")
 
 
+def test_a_plan_gives_its_intervals_its_reason_and_what_branches_reached(
+    trunk, branch, capsys
+):
+    assert main(["plan", str(trunk), "--branches", str(branch)]) == 0
+    out = capsys.readouterr().out
+    law = fit_law(trunk, [branch])
+    low, high = law.predict_interval(FALLING, 1000)
+    reached = LAW.predict(FALLING, 1000)
+    assert f"reached {reached:.4f}; the law, which was fitted to it" in out
+    assert f"says {(low + high) / 2:.4f} +- {(high - low) / 2:.4f}" in out
+    rows = [line.split() for line in out.splitlines() if " +- " in line]
+    assert [row[3] for row in rows[:7]] == ["+-"] * 7
+    assert "steps are advised: from there to" in out
+
+
+def test_a_longer_cooldown_is_advised_while_its_steps_beat_those_of_the_trunk():
+    lengths = [50, 100, 200, 400, 800]
+    plan = plan_cooldowns(LAW, STABLE, lengths, "one_minus_sqrt")
+    price = (LAW.predict(STABLE, 800) - LAW.predict(STABLE, 1000)) / 200
+    each = -np.diff(plan.losses) / np.diff(lengths)
+    i = lengths.index(plan.best)
+    assert all(each[:i] >= price) and each[i] < price
+    flat = LAW._replace(progress=0.01)  # a trunk that brings nothing more
+    plan = plan_cooldowns(flat, STABLE, lengths, "one_minus_sqrt")
+    assert plan.best == 800
+    assert "the longest asked for" in reason(flat, STABLE, plan)
+
+
+@pytest.mark.parametrize("change", ["doubled", "shuffled", "cut", "wrong types"])
+def test_lines_that_were_changed_do_not_change_the_law(trunk, branch, change):
+    expected = fit_law(trunk, [branch])
+    for path in (trunk / "metrics.jsonl", branch / "metrics.jsonl"):
+        lines = path.read_text().splitlines()
+        if change == "doubled":
+            lines += lines
+        elif change == "shuffled":
+            lines = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))]
+        elif change == "cut":
+            lines.append(lines[-1][:20])
+        else:
+            wrong = [{"step": "7"}, {"step": 7.5}, {"step": True}, {"step": -1}]
+            wrong += [
+                {"step": 900, "val_loss": x} for x in (None, "2", [2.0], math.nan)
+            ]
+            lines += [json.dumps(w | {"seconds": 0}) for w in wrong] + ["7", "null"]
+        path.write_text("\n".join(lines) + "\n")
+    assert fit_law(trunk, [branch]) == expected
+    assert len(curve(trunk)[0]) == 1000
+
+
+def test_metrics_that_lack_steps_are_refused(trunk, branch, capsys):
+    lines = (trunk / "metrics.jsonl").read_text().splitlines()
+    (trunk / "metrics.jsonl").write_text("\n".join(lines[:400] + lines[410:]))
+    check_refused(["plan", str(trunk)], "was changed: steps are missing", capsys)
+
+
 def test_a_plan_needs_a_branch_and_says_so(trunk, capsys):
     sentence = "The law of .*trunk cannot be fitted: .*short cooldown"
     check_refused(["plan", str(trunk)], sentence, capsys)
@@ -84,11 +149,11 @@ def test_a_written_law_is_read_back_exactly(trunk, branch):
 
 def test_a_law_serves_another_trunk_that_has_no_branch(trunk, branch, capsys):
     assert main(["plan", str(trunk), "--branches", str(branch)]) == 0
-    expected = capsys.readouterr().out.splitlines()[1:-1]
+    expected = capsys.readouterr().out.splitlines()[1:10]
     other = trunk.parent / "other"
     write_curve(other, None, STABLE, range(50, 1001, 50))
     assert main(["plan", str(other), "--law", str(trunk / "law.json")]) == 0
-    assert capsys.readouterr().out.splitlines()[1:-1] == expected
+    assert capsys.readouterr().out.splitlines()[1:10] == expected
     assert read_law(other / "law.json") == read_law(trunk / "law.json")
 
 
@@ -112,7 +177,7 @@ def test_a_plan_takes_a_law_or_branches_not_both(trunk, branch, capsys):
 def test_a_law_fitted_until_a_step_does_not_see_later_ones(trunk, branch):
     before = fit_law(trunk, [branch], until=600)
     metrics = (trunk / "metrics.jsonl").read_text()
-    later = json.dumps({"step": 900, "val_loss": 4.0, "seconds": 0}) + "\n"
+    later = json.dumps({"step": 900, "val_loss": 2.33, "seconds": 0}) + "\n"
     (trunk / "metrics.jsonl").write_text(metrics + later)
     assert fit_law(trunk, [branch], until=600) == before
     assert fit_law(trunk, [branch]) != before
@@ -133,6 +198,8 @@ def test_with_a_law_a_trunk_tells_its_loss_if_cooled(text, tmp_path):
         cooled = rates[step - 1] * (1 - np.sqrt(np.arange(2) / 2))
         expected = law.predict(np.concatenate([rates[:step], cooled]), steps)
         assert line["val_loss_if_cooled"] == pytest.approx(float(expected), rel=1e-5)
+        low, high = law.predict_interval(np.concatenate([rates[:step], cooled]), steps)
+        assert line["val_loss_if_cooled_plus_minus"] == pytest.approx((high - low) / 2)
 
 
 def test_a_damaged_law_does_not_stop_a_run(text, tmp_path, capsys):
@@ -173,6 +240,9 @@ def compared(text, tmp_path_factory):
 
 def test_compare_lets_the_law_of_the_first_branch_decide_the_others(compared):
     report = json.loads((compared.out / "report.json").read_text())
+    assert re.search(
+        r"\| 40 \| [\d.]+ ± [\d.]+ \|", (compared.out / "report.md").read_text()
+    )
     branches = [r for r in report["runs"] if r["schedule"] == "wsd"]
     assert [r["budget_steps"] for r in branches] == [24, 40]
     first, second = (r["steps_trained"] for r in branches)

@@ -176,8 +176,8 @@ class Compare:
             "seconds": round(seconds, 1),
         }
 
-    def predictions(self) -> dict[int, float] | str:
-        """The end of each branch by a law fitted to the trunk and the first branch.
+    def predictions(self) -> dict[int, tuple[float, float]] | str:
+        """Each branch's end, and half its 90 % interval, by a law of the first branch.
 
         Or why there is no such law.
         """
@@ -189,7 +189,8 @@ class Compare:
         ends = {}
         for budget in self.budgets:
             rates, steps, _ = curve(self.out / f"wsd-{budget}")
-            ends[budget] = float(law.predict(rates, steps[-1]))
+            low, high = law.predict_interval(rates, steps[-1])
+            ends[budget] = float(low + high) / 2, float(high - low) / 2
         return ends
 
     def _row(self, run: Planned, name: str, steps: int, loss: float) -> dict[str, Any]:

@@ -45,21 +45,29 @@ class Plan:
         require(not (self.law and self.branches), "--law needs no --branches.")
 
     def __call__(self, signals: Signals) -> None:
-        law = read_law(self.law) if self.law else fit_law(self.run, self.branches)
+        branches = self.branches or finished_branches(self.run)
+        law = read_law(self.law) if self.law else fit_law(self.run, branches)
         rates, *_ = curve(self.run)
         plan = plan_cooldowns(law, rates, self.lengths, self.shape)
         say(f"{self.run} after {len(rates)} steps:")
-        say("cooldown   ends at   predicted val_loss")
-        for row in zip(plan.cooldown_steps, plan.total_steps, plan.losses, strict=True):
+        say("cooldown   ends at   predicted val_loss, in 9 of 10 cases")
+        rows = zip(*plan[:3], plan.widths, strict=True)
+        for row in rows:
             advised = "   <- advised" if row[0] == plan.best else ""
-            say("{:8d}  {:8d}   {:.4f}".format(*row) + advised)
-        if plan.best == plan.cooldown_steps[-1]:
-            say("The longest is advised: a longer one may serve its end even better.")
-        say(f"The law fits its curves within {law.residual:.4f} (root mean square).")
+            say("{:8d}  {:8d}   {:.4f} +- {:.4f}".format(*row) + advised)
+        say(reason(law, rates, plan))
+        for branch in branches:
+            branch_rates, steps, losses = curve(branch)
+            low, high = law.predict_interval(branch_rates, steps[-1])
+            say(
+                f"{branch} reached {losses[-1]:.4f}; the law, which "
+                f"{'does not know' if self.law else 'was fitted to'} it, says "
+                f"{(low + high) / 2:.4f} +- {(high - low) / 2:.4f}."
+            )
         if jax.process_index() > 0:
             return
         write_sealed(self.run / "law.json", law._asdict())
-        draw_plan(self.run, plan)
+        draw_plan(self.run, plan, branches)
         say(f"{self.run}/law.json and plan.png are written.")
 
 
@@ -84,7 +92,8 @@ def read_law(path: Path) -> laws.LossLaw:
     """A law that `plan` has written."""
     require(path.is_file(), f"There is no law in {path}.")
     try:
-        return laws.LossLaw(**read_sealed(path))
+        law = laws.LossLaw(**read_sealed(path))
+        return law._replace(spread=tuple(map(tuple, law.spread)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a law: {error}.") from error
 
@@ -96,17 +105,54 @@ def plan_cooldowns(
     shape: ShapeName,
     total_steps: int | None = None,
 ) -> laws.Cooldowns:
-    """What cooldowns would reach after a trunk's updates of these rates."""
+    """What cooldowns would reach after a trunk's updates of these rates.
+
+    With total_steps the lowest loss is advised. Without, a length is worth its steps as
+    long as each step more brings at least what a step of the trunk brings now.
+    """
     if not lengths:
         parts = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
         lengths = sorted({max(1, round(part * len(rates))) for part in parts})
     shape_of = getattr(optax_wsd.shapes, shape)
     try:
-        return laws.best_cooldown(
+        plan = laws.best_cooldown(
             law, rates, lengths, total_steps=total_steps, shape=shape_of
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+    if total_steps is not None:
+        return plan
+    each = -np.diff(plan.losses) / np.diff(plan.cooldown_steps)
+    worth = int(np.append(each < step_of_trunk(law, rates), True).argmax())
+    return plan._replace(best=min(plan.best, int(plan.cooldown_steps[worth])))
+
+
+def step_of_trunk(law: laws.LossLaw, rates: np.ndarray) -> float:
+    """What a step of a trunk brings now: the mean of its last fifth, by the law."""
+    ends = np.array([-(-4 * len(rates) // 5), len(rates)])
+    before, now = law.predict(rates, ends)
+    return float((before - now) / max(np.diff(ends)[0], 1))
+
+
+def reason(law: laws.LossLaw, rates: np.ndarray, plan: laws.Cooldowns) -> str:
+    """Why `plan_cooldowns` advises what it does, in a sentence."""
+    i = int(np.flatnonzero(plan.cooldown_steps == plan.best)[0])
+    trunk, lengths = 1e6 * step_of_trunk(law, rates), plan.cooldown_steps
+    if i + 1 == len(lengths):
+        return (
+            f"{plan.best} steps are advised, the longest asked for: up to there a step "
+            f"more still brings more than one of the trunk, {trunk:.1f} millionths; "
+            "ask for longer ones with --lengths."
+        )
+    more = plan.losses[i] - plan.losses[i + 1]
+    each = 1e6 * more / (lengths[i + 1] - lengths[i])
+    width = max(plan.widths[i : i + 2])
+    inside = "inside" if abs(more) < width else "outside"
+    return (
+        f"{plan.best} steps are advised: from there to {lengths[i + 1]} a step brings "
+        f"{each:.1f} millionths of a nat, and one of the trunk {trunk:.1f}. The "
+        f"difference of {more:+.4f} between the two is {inside} the interval."
+    )
 
 
 def advised_length(trunk: Path, step: int, shape: ShapeName) -> int:
@@ -135,18 +181,25 @@ def loss_if_cooled(folder: Path, config: Config, step: int) -> dict[str, float]:
     except (UserError, OSError) as error:
         say(f"No loss if cooled: {error}")
         return {}
-    return {"val_loss_if_cooled": float(plan.losses[0])}
+    return {
+        "val_loss_if_cooled": float(plan.losses[0]),
+        "val_loss_if_cooled_plus_minus": float(plan.widths[0]),
+    }
 
 
 def curve(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The rate of every update of a run, its trunk's included, and its losses."""
-    manifest = read_manifest(folder)
-    rates = [line["lr"] for line in read_metrics(folder) if "lr" in line]
-    evaluations = [line for line in read_metrics(folder) if "val_loss" in line]
-    require(bool(evaluations), f"{folder} has no evaluation yet.")
-    steps = np.array([line["step"] for line in evaluations])
-    losses = np.array([line["val_loss"] for line in evaluations])
-    if manifest["parent"] is not None:
-        before, *_ = curve(folder / manifest["parent"]["run"])
-        rates = [*before[: manifest["parent"]["step"]], *rates]
-    return np.asarray(rates), steps, losses
+    parent, lines = read_manifest(folder)["parent"], read_metrics(folder)
+    before = (
+        [] if parent is None else curve(folder / parent["run"])[0][: parent["step"]]
+    )
+    rates = {line["step"]: line["lr"] for line in lines if "lr" in line}
+    known = [*before, *(rates[step] for step in sorted(rates) if step > len(before))]
+    require(
+        sorted(rates) == list(range(len(before) + 1, len(known) + 1)),
+        f"{folder}/metrics.jsonl or that of its trunk was changed: steps are missing.",
+    )
+    losses = {n["step"]: n["val_loss"] for n in lines if "val_loss" in n}
+    losses = {step: loss for step, loss in losses.items() if step <= len(known)}
+    require(bool(losses), f"{folder} has no evaluation yet.")
+    return np.asarray(known), np.array([*losses]), np.array([*losses.values()])

@@ -68,16 +68,32 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> list[Line]:
-    """The whole lines of a run's metrics, without one cut short by a kill."""
-    path, lines = folder / "metrics.jsonl", []
+    """A run's metrics in the order of their steps: of each update, then evaluation.
+
+    Lines that were cut short, or hold what no run writes, do not count; of lines for
+    the same step the last does.
+    """
+    path, lines = folder / "metrics.jsonl", {}
     for text in path.read_bytes().splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict) and {"step", "seconds"} <= line.keys():
-            lines.append(line)
-    return lines
+        if _is_metrics(line):
+            lines[line["step"], "val_loss" in line] = line
+    return [lines[key] for key in sorted(lines)]
+
+
+def _is_metrics(line: Any) -> bool:
+    """Whether a line has a step and numbers, as `Metrics` writes them."""
+    if not isinstance(line, dict) or not {"step", "seconds"} <= line.keys():
+        return False
+    numbers = [value for name, value in line.items() if name != "phase"]
+    return (
+        all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+        and type(line["step"]) is int
+        and line["step"] >= 1
+    )
 
 
 def read_evaluations(folder: Path) -> list[Line]:

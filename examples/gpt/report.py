@@ -1,5 +1,6 @@
 """The table and the picture of `compare`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.lines import Line2D
 
 from optax_wsd.laws import Cooldowns
@@ -29,7 +29,9 @@ LABELS = {
 
 
 def write_table(
-    path: Path, report: dict[str, Any], predictions: dict[int, float] | str
+    path: Path,
+    report: dict[str, Any],
+    predictions: dict[int, tuple[float, float]] | str,
 ) -> None:
     """Writes the report as Markdown: budgets side by side, then what was paid."""
     runs = report["runs"]
@@ -76,22 +78,25 @@ def write_table(
     path.write_text("\n".join(lines))
 
 
-def _predicted(runs: list[dict[str, Any]], predictions: dict[int, float] | str):
+def _predicted(
+    runs: list[dict[str, Any]], predictions: dict[int, tuple[float, float]] | str
+):
     """Rows of what a law foresaw, or the sentence that says why there is none."""
     if isinstance(predictions, str):
         return [predictions]
     first = min(predictions)
     return [
-        f"A law of the loss, fitted to the trunk and the branch of {first} steps:",
+        f"A law of the loss, fitted to the trunk and the branch of {first} steps; ± is "
+        "half of its 90 % interval:",
         "",
-        "| budget (steps) | predicted | branch | error |",
+        "| budget (steps) | predicted | actual | error |",
         "|---:|---:|---:|---:|",
         *(
-            f"| {run['budget_steps']} | {predictions[run['budget_steps']]:.4f} "
-            f"| {run['val_loss']:.4f} "
-            f"| {predictions[run['budget_steps']] - run['val_loss']:+.4f} |"
+            f"| {run['budget_steps']} | {middle:.4f} ± {width:.4f} "
+            f"| {run['val_loss']:.4f} | {middle - run['val_loss']:+.4f} |"
             for run in runs
             if run["schedule"] == "wsd"
+            for middle, width in [predictions[run["budget_steps"]]]
         ),
     ]
 
@@ -137,31 +142,39 @@ def draw(folder: Path, schedules: dict[str, str]) -> None:
     plt.close(figure)
 
 
-def draw_plan(trunk: Path, plan: Cooldowns) -> None:
-    """Draws a trunk's losses and what cooldowns from its end would reach."""
+def draw_plan(trunk: Path, plan: Cooldowns, branches: Sequence[Path]) -> None:
+    """Draws a trunk, its finished branches, and where cooldowns from its end would be.
+
+    Each prediction has its own line from the trunk and a bar, its 90 % interval: they
+    are alternatives, not one run.
+    """
     figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
     losses = _curve(read_metrics(trunk), "val_loss")
+    at = dict(zip(*losses, strict=True))
+    for branch in branches:
+        metrics = read_metrics(branch)
+        steps, values = _curve(metrics, "val_loss")
+        start = metrics[0]["step"] - 1
+        if start in at:
+            steps, values = [start, *steps], [at[start], *values]
+        label = "cooldowns made" if branch == branches[0] else None
+        axes.plot(steps, values, color=COLORS["wsd"], lw=1.6, label=label)
     axes.plot(*losses, color=COLORS["stable"], lw=2, label=LABELS["stable"])
-    look = {"color": COLORS["wsd"], "lw": 2, "ls": "--", "marker": "o"}
-    axes.plot(
-        plan.total_steps, plan.losses, **look, label="predicted ends of cooldowns"
-    )
-    best = int(np.flatnonzero(plan.cooldown_steps == plan.best)[0])
-    axes.plot(
-        plan.total_steps[best],
-        plan.losses[best],
-        "o",
-        color=COLORS["wsd"],
-        ms=11,
-        mfc="none",
-        label=f"advised: {plan.best} steps",
-    )
+    for length, end, loss, width in zip(*plan[:3], plan.widths, strict=True):
+        best = length == plan.best
+        look = {"color": COLORS["cosine"], "lw": 1}
+        line = [losses[0][-1], end], [losses[1][-1], loss]
+        axes.plot(*line, ls=":", alpha=0.5, **look)
+        bar = axes.errorbar(end, loss, width, fmt="o", capsize=3, ms=4, **look)
+        bar.lines[0].set(ms=8 if best else 4, mfc=look["color"] if best else "white")
+        if best:
+            bar.set_label(f"predicted ends, 90 %; advised: {length} steps")
     late = [v for s, v in zip(*losses, strict=True) if s >= losses[0][-1] / 4]
-    low, high = min(plan.losses), max(late)
+    low, high = min(plan.losses - plan.widths), max(late)
     axes.set_ylim(low - 0.1 * (high - low), high)
     axes.set_xlabel("step")
     axes.set_ylabel("validation loss (nats per byte)")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     figure.savefig(trunk / "plan.png", dpi=180)

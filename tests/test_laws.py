@@ -497,7 +497,7 @@ SMALL = [c for c in benchmark.small(benchmark.RUNS) if c.group == "400k, seed 0,
     ids=["400k", "124M", "25M", "100M"],
 )
 def test_errors_of_the_benchmark_are_those_of_its_table(cases, mean, worst, data):
-    """In thousandths of a nat, with a margin of 20 %; some data are not in the project."""
+    """In thousandths of a nat, within 20 %; some data are not part of the project."""
     folder = os.environ.get(f"OPTAX_WSD_{data}".upper())
     if data and not folder:
         pytest.skip(f"OPTAX_WSD_{data.upper()} does not name the folder of the {data}")

@@ -24,6 +24,7 @@ import tyro
 from optax_wsd import laws, wsd_schedule
 from optax_wsd.shapes import linear, one_minus_sqrt
 
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # rates, steps and losses
 RUNS = Path(__file__).parent / "results" / "laws_cpu.jsonl"
 STABLE = "constant_24000"
 BRANCHES = (
@@ -40,13 +41,13 @@ class Case:
     """A trunk and a branch that are known, and a run whose last loss is asked for."""
 
     group: str
-    trunk: laws.Curve
-    branch: laws.Curve
-    asked: laws.Curve
+    trunk: Curve
+    branch: Curve
+    asked: Curve
 
     def score(self) -> tuple[float, float, float]:
         """Errors of the law and of the line, and the half-width of the interval."""
-        rates, steps, losses = map(np.asarray, self.asked)
+        rates, steps, losses = self.asked
         law = laws.fit_loss_law([self.trunk, self.branch])
         low, high = law.predict_interval(rates, steps[-1])
         line = trunk_line(self) - losses[-1]
@@ -55,7 +56,7 @@ class Case:
 
 def trunk_line(case: Case) -> float:
     """The trunk's line in log steps, of its later half, less the last branch's gain."""
-    _, steps, losses = map(np.asarray, case.trunk)
+    _, steps, losses = case.trunk
     late = steps >= steps[-1] / 2
     line = np.polynomial.Polynomial.fit(np.log(steps[late]), losses[late], 1)
     branch_end, asked_end = case.branch[1][-1], case.asked[1][-1]
@@ -65,7 +66,7 @@ def trunk_line(case: Case) -> float:
     return float(line(np.log(asked_end)) - gain)
 
 
-def pair(group: str, trunk: laws.Curve, branches: list[Any]) -> Iterator[Case]:
+def pair(group: str, trunk: Curve, branches: list[Any]) -> Iterator[Case]:
     """Each cooldown, with the latest branches that had ended by about its start."""
     for start, asked in branches:
         ended = [b for _, b in branches if b[1][-1] < asked[1][-1]]

@@ -226,8 +226,8 @@ class LossLaw(NamedTuple):
 
     def predict_interval(
         self,
-        learning_rates: jax.typing.ArrayLike,
-        steps: jax.typing.ArrayLike,
+        learning_rates: Numbers,
+        steps: Numbers,
         *,
         coverage: float = 0.9,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -256,7 +256,7 @@ class LossLaw(NamedTuple):
         check_float("coverage", coverage, above=0, below=1)
         path, shape = self._path(learning_rates, steps)
         losses = self._losses(path)
-        others = [LossLaw(*o, self.peak_value, self.reach) for o in self.spread]
+        others = [LossLaw._make((*o, *self[7:])) for o in self.spread]
         part = path.progress / self.reach
         gain = self.floor + self.progress * part**-self.progress_exponent - losses
         errors = [law._losses(path) - losses for law in others]
@@ -361,13 +361,9 @@ def fit_loss_law(curves: Sequence[Curve]) -> LossLaw:
     of_priors = np.column_stack([np.zeros((4, 3)), np.diag(1 / PRIOR_SPREAD)])
     _, sizes, axes = np.linalg.svd(np.concatenate([of_losses, of_priors]), False)
     shifts = axes / np.maximum(sizes, 0.1)[:, None]
-    return LossLaw(
-        *fields(factors, logs),
-        peak_value,
-        reach,
-        residual=rms(logs),
-        spread=tuple(fields(factors + s[:3], logs + s[3:]) for s in shifts),
-    )
+    spread = tuple(fields(factors + s[:3], logs + s[3:]) for s in shifts)
+    fitted = *fields(factors, logs), peak_value, reach, rms(logs), spread
+    return LossLaw._make(fitted)
 
 
 class Cooldowns(NamedTuple):

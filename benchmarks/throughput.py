@@ -85,7 +85,7 @@ class Peer:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = transformers.GPT2LMHeadModel(
             transformers.GPT2Config(
-                vocab_size=model.VOCABULARY,
+                vocab_size=config.vocabulary,
                 n_positions=tokens_BxM.shape[1] - 1,
                 n_embd=config.width,
                 n_layer=config.depth,
@@ -186,7 +186,7 @@ class TorchMatmul:
 def step_flops(config: ModelConfig, params, batch: int, length: int) -> float:
     """6 for each number in a matrix and token, and 12 for each pair in attention."""
     matrices = sum(x.size for x in jax.tree.leaves(params) if x.ndim > 1)
-    matrices -= 0 if config.tied else model.VOCABULARY * config.width  # embedding
+    matrices -= 0 if config.tied else config.vocabulary * config.width  # embedding
     attention = 12 * config.depth * config.width * length
     return batch * length * (6.0 * matrices + attention)
 
@@ -215,7 +215,7 @@ def main(
     on_cpu = jax.default_backend() == "cpu"
     config = ModelConfig(width=width, depth=depth, heads=heads)
     tokens = np.random.default_rng(0).integers(
-        0, model.VOCABULARY, (batch, length + 1), dtype=np.int32
+        0, config.vocabulary, (batch, length + 1), dtype=np.int32
     )
     timed: dict[str, Any] = {
         f"example, {name}": Example(config, make(), tokens)

@@ -23,8 +23,10 @@ def require(ok: bool, sentence: str) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network; its vocabulary is the 256 bytes."""
+    """The network."""
 
+    # Tokens that it knows; text that is not tokenized is read as its 256 bytes.
+    vocabulary: int = 256
     # Width of the residual stream.
     width: int = 128
     # Number of blocks.
@@ -37,7 +39,7 @@ class ModelConfig:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):
-        _require_at_least(1, self, "width", "depth", "heads")
+        _require_at_least(1, self, "vocabulary", "width", "depth", "heads")
         require(
             self.width % (2 * self.heads) == 0,
             f"--width must be a multiple of twice --heads ({self.heads}), "

@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec, get_abstract_mesh
 
 from .config import ModelConfig
 
-VOCABULARY = 256  # bytes
 _INIT = nnx.initializers.lecun_normal()
 
 
@@ -74,7 +73,7 @@ class GPT(nnx.Module):
         # Tied, the embedding is also the head and gives logits of order 1.
         scale = config.width**-0.5 if config.tied else 1.0
         self.embed = nnx.Embed(
-            VOCABULARY,
+            config.vocabulary,
             config.width,
             dtype=dtype,
             embedding_init=nnx.initializers.normal(scale),
@@ -85,7 +84,9 @@ class GPT(nnx.Module):
         )
         self.norm = _norm(config.width, dtype, rngs)
         self.head = (
-            None if config.tied else _linear(config.width, VOCABULARY, dtype, rngs)
+            None
+            if config.tied
+            else _linear(config.width, config.vocabulary, dtype, rngs)
         )
 
     def __call__(self, tokens_BxL):

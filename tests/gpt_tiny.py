@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -57,13 +58,14 @@ def with_loop(config: Config, **changes) -> Config:
     return replace(config, loop=replace(config.loop, **changes))
 
 
-def run(folder: Path, config: Config, branch_point=None, signals=None) -> dict:
-    text = load_text(config.data)
-    return run_to_end(folder, config, text, signals or Signals(), branch_point)
+def run(folder: Path, config: Config, branch_point=None, stop_at=None) -> dict:
+    """Runs to the end, or as if Ctrl-C came at a step."""
+    with mock.patch.object(Signals, "stop_at", lambda self, step: step == stop_at):
+        return run_to_end(folder, config, load_text(config.data), branch_point)
 
 
 def state_of(folder: Path, config: Config, step: int):
-    checkpoints = Checkpoints(folder / "checkpoints", identity=None)
+    checkpoints = Checkpoints(folder / "checkpoints")
     return checkpoints.restore(step, make_trainer(config).abstract)
 
 

@@ -1,6 +1,8 @@
 """The example's checkpoints: complete and verified, or not there."""
 
+import errno
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -21,7 +23,7 @@ ABSTRACT = jax.tree.map(
 
 
 def saved(folder: Path, steps, **options) -> Checkpoints:
-    checkpoints = Checkpoints(folder, {"width": 3}, **options)
+    checkpoints = Checkpoints(folder, "mine", **options)
     for step in steps:
         checkpoints.save(step, STATE | {"step": jnp.int32(step)})
     checkpoints.finish()
@@ -48,7 +50,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
 
 
 def test_the_newest_snapshots_and_branch_points_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, {}, snapshot_every=10, latest=2)
+    checkpoints = Checkpoints(tmp_path, "mine", snapshot_every=10, latest=2)
     for step in range(1, 25):
         checkpoints.save(step, STATE)
         checkpoints.finish()
@@ -158,22 +160,43 @@ def test_a_stray_folder_does_not_stop_a_save(tmp_path):
     assert int(saved(tmp_path, [1]).restore(1, ABSTRACT)["step"]) == 1
 
 
-def test_other_settings_are_refused_with_both_values(tmp_path):
+def test_a_step_of_another_run_is_refused(tmp_path):
     saved(tmp_path, [1])
-    other = Checkpoints(tmp_path, {"width": 4})
-    with pytest.raises(UserError, match=r"other settings \(width: 3, now 4\)"):
-        other.restore(1, ABSTRACT)
-    with pytest.raises(UserError, match=r"other settings \(width: 3, now 4\)"):
-        other.keep(1)
+    other = Checkpoints(tmp_path, "theirs")
+    for use in (lambda: other.restore(1, ABSTRACT), lambda: other.keep(1)):
+        with pytest.raises(CorruptError, match="Step 1 in .* is another run's"):
+            use()
     assert not list(tmp_path.glob("*.keep"))
-    anything = Checkpoints(tmp_path, None)
-    assert int(anything.restore(1, ABSTRACT)["step"]) == 1
+    assert int(Checkpoints(tmp_path).restore(1, ABSTRACT)["step"]) == 1
+
+
+def test_nothing_starts_anew_unasked_when_all_steps_are_corrupt(tmp_path):
+    checkpoints = saved(tmp_path, [1, 2])
+    for step in (1, 2):
+        data_files(tmp_path, step)[0].unlink()
+    said = []
+    with pytest.raises(UserError, match="No checkpoint in .* is good: delete it all"):
+        checkpoints.restore_newest(ABSTRACT, said.append)
+    assert len(said) == 2
+    shutil.rmtree(tmp_path)
+    assert checkpoints.restore_newest(ABSTRACT, said.append) is None
+
+
+def test_a_branch_point_is_kept_where_no_mark_can_be_made(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, [1])
+
+    def refuse(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert checkpoints.keep(1) == checkpoints.seal(1)
 
 
 def test_a_branch_point_has_the_checksum_of_its_manifest(tmp_path):
     checkpoints = saved(tmp_path, [1, 2])
     assert checkpoints.keep(1) != checkpoints.keep(2)
     manifest = json.loads((tmp_path / "000000001.json").read_text())
-    assert set(manifest) == {"step", "identity", "files", "sha256"}
+    assert set(manifest) == {"step", "run", "files", "sealed"}
+    assert manifest["sealed"] == checkpoints.seal(1)
     with pytest.raises(UserError, match="no checkpoint of step 3"):
         checkpoints.keep(3)

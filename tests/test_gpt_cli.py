@@ -20,10 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from examples.gpt.__main__ import main
 from examples.gpt.checkpoints import Checkpoints
 from examples.gpt.progress import read_evaluations, read_metrics
+from examples.gpt.runs import find_step, read_manifest
 from examples.gpt.signals import Signals
 from examples.gpt.trainer import make_trainer
 from tests.gpt_tiny import (
@@ -66,11 +68,18 @@ def cool(trunk, out, at=8, steps=4, *more) -> list[str]:
 def test_a_cooldown_prints_its_progress(trunk, tmp_path, capsys):
     assert main(cool(trunk, tmp_path / "branch", 8, 4)) == 0
     out = capsys.readouterr().out
-    line = re.search(r"branch  step 12/12 100%  loss .*", out)
+    line = re.search(r"12/12  loss .*", out)
     assert line is not None
-    for part in ("bpb ", "lr ", "cooldown", "tokens/s", "ETA 0:00"):
+    for part in ("lr ", "cooldown", "tokens/s", "ETA 0:00"):
         assert part in line.group()
-    assert re.search(r"branch is done: step 12, val_loss \d\.\d+  val_bpb \d\.\d+", out)
+    assert re.search(r"branch is done: step 12  val_loss \d\.\d+  val_bpb \d\.\d+", out)
+    for part in (
+        r"[\d,]+ bytes to train on, [\d,]+ held out",
+        r"[\d,]+ parameters on 1 ",
+    ):
+        assert re.search(part, out)
+    own = [line for line in out.splitlines() if str(tmp_path.parent) not in line]
+    assert max(map(len, own)) <= 80
 
 
 def test_a_cooldown_goes_beside_its_trunk_by_default(trunk):
@@ -84,7 +93,7 @@ BAD_COOLDOWNS = [
     (lambda t, o: cool(t, o, steps=2**31), "--steps must be below 2.*31"),
     (lambda t, o: cool(t.parent / "x", o), "There is no run in .*x"),
     (lambda t, o: ["cooldown", "--from", str(t), "--steps", "3"], "needs RUN@STEP"),
-    (lambda t, o: cool(t, o, 8, 4, "--peak", "0.5"), "optimizer.peak: 0.01, now 0.5"),
+    (lambda t, o: cool(t, o, 8, 4, "--mix", "x"), "--mix needs PATH=SHARE .*, got x"),
     (lambda t, o: cool(t, o, 8, 4, "--data", "/nowhere"), "Cannot read /nowhere"),
     (lambda t, o: cool(t, o, 8, 4, "--shape", "square"), "invalid choice.*square"),
     (lambda t, o: cool(t, t / "run.json" / "x"), "Not a directory"),
@@ -111,6 +120,8 @@ BAD_TRAINING = [
     (["--sequence-length", "99999"], "--sequence-length 99999 needs"),
     (["--data", "/nowhere"], "Cannot read /nowhere: No such file"),
     (["--stepps", "3"], "[Uu]nrecognized.*--stepps"),
+    (["--lr", "3"], "--lr is called --peak here"),
+    (["--preset", "gpt3"], "invalid choice.*gpt3"),
     (["--width", "wide"], "wide"),
 ]
 
@@ -151,18 +162,20 @@ def test_a_foreign_manifest_is_refused(trunk, tmp_path, capsys):
 
 def test_samples_are_text_from_raw_and_averaged_weights(trunk, capsys):
     texts = []
-    for weights in ("raw", "averaged"):
-        command = ["sample", str(trunk), "--prompt", "file", "--bytes", "20"]
-        assert main([*command, "--weights", weights, "--temperature", "0"]) == 0
+    for which in ("raw", "ema"):
+        command = ["sample", str(trunk), "--prompt", "file", "--tokens", "20"]
+        assert main([*command, "--which", which, "--temperature", "0"]) == 0
         texts.append(capsys.readouterr().out)
     assert all(text.startswith("file") and len(text) > 5 for text in texts)
     check_refused(["sample", f"{trunk}@5"], "no checkpoint of step 5", capsys)
 
 
-def test_a_prompt_may_be_any_bytes(trunk, capsys):
-    prompt = os.fsdecode(b"\xff\xfe is no text")
-    assert main(["sample", str(trunk), "--prompt", prompt, "--bytes", "5"]) == 0
-    assert capsys.readouterr().out.startswith("\ufffd\ufffd is no text")
+def test_what_a_model_wrote_goes_out_as_it_is(trunk, capfdbinary):
+    prompt = b"[:x:] :key:\t\r\xff [bold]"
+    command = ["sample", str(trunk), "--prompt", os.fsdecode(prompt), "--tokens", "5"]
+    assert main(command) == 0
+    out = capfdbinary.readouterr().out
+    assert out.startswith(prompt) and len(out) == len(prompt) + 6
 
 
 def compare_command(out: Path, text: Path) -> list[str]:
@@ -202,7 +215,9 @@ def test_compare_finds_its_work_done(compared, text, capsys):
     assert main(compare_command(compared, text)) == 0
     assert (compared / "report.json").read_text() == report
     assert {p: p.read_bytes() for p in compared.rglob("metrics.jsonl")} == metrics
-    assert "loss" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "lr " not in out  # nothing was trained
+    assert "Run 8 of 8: schedule-free" in out and re.search(r"\n +16 +\d\.\d+", out)
 
 
 def test_compare_stopped_again_and_again_gives_the_same_report(
@@ -234,10 +249,8 @@ def test_a_second_signal_leaves_at_once(monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
-)
-def test_a_signal_saves_and_says_how_to_go_on(text, tmp_path, number, code):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_says_how_to_go_on(text, tmp_path, number):
     out = tmp_path / "run"
     command = [
         "train",
@@ -251,17 +264,34 @@ def test_a_signal_saves_and_says_how_to_go_on(text, tmp_path, number, code):
     wait_for(process, lambda: read_metrics(out))
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == code, stderr
+    assert process.returncode == 128 + number, stderr
     (step,) = map(int, re.findall(r"run is saved at step (\d+)\.", stdout))
     assert f"python -m examples.gpt {' '.join(command)}" in " ".join(stdout.split())
-    assert Checkpoints(out / "checkpoints", None).steps()[-1] == step
+    assert Checkpoints(out / "checkpoints").steps()[-1] == step
     assert [m["step"] for m in read_metrics(out) if "loss" in m][-1] == step
+
+
+def test_a_closed_pipe_saves(text, tmp_path):
+    out = tmp_path / "run"
+    process = start(["train", "--out", str(out), *options(text, 10**6)])
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 128 + signal.SIGPIPE
+    (*_, step) = Checkpoints(out / "checkpoints").steps()
+    assert [m["step"] for m in read_metrics(out) if "loss" in m][-1] == step
+
+
+def test_ctrl_c_ends_what_does_not_train(trunk):
+    process = start(["sample", str(trunk), "--tokens", str(10**8)])
+    wait_for(process, lambda: time.sleep(8) or True)  # until it writes
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == -signal.SIGINT
 
 
 def test_a_killed_run_goes_on_bit_for_bit(trunk, text, tmp_path):
     out = tmp_path / "run"
     process = start(["train", "--out", str(out), *options(text, 10**6)])
-    wait_for(process, lambda: Checkpoints(out / "checkpoints", None).steps())
+    wait_for(process, lambda: Checkpoints(out / "checkpoints").steps())
     process.kill()
     process.communicate()
     config = tiny_config(text)
@@ -307,6 +337,103 @@ def test_a_changed_manifest_is_refused(trunk, tmp_path, capsys):
     check_refused(["sample", str(tmp_path / "run")], sentence, capsys)
 
 
+def test_a_run_may_have_any_name(trunk, text, tmp_path, capsys):
+    for name in ("run@home", "run@2024"):
+        shutil.copytree(trunk, tmp_path / name)
+        assert main(["train", "--out", f"{tmp_path}/{name}", *options(text, 12)]) == 0
+        assert find_step(f"{tmp_path}/{name}") == (tmp_path / name, None)
+        assert find_step(f"{tmp_path}/{name}@8") == (tmp_path / name, 8)
+    assert main(["sample", f"{tmp_path}/run@2024", "--tokens", "5"]) == 0
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    check_refused(["train", "--out", out, *options(text, 12)], "must be UTF-8", capsys)
+
+
+def test_a_run_may_lie_in_its_text(text, tmp_path, monkeypatch):
+    shutil.copytree(text, tmp_path / "text")
+    monkeypatch.chdir(tmp_path / "text")
+    here = Path()
+    assert main(["train", *options(here, 4)]) == 0
+    assert main(["train", *options(here, 8)]) == 0  # goes on
+    assert main(["cooldown", "--from", "runs/trunk@8", "--steps", "2"]) == 0
+
+
+def test_other_data_at_the_cooldown(trunk, text, tmp_path, capsys):
+    for i in range(40):
+        (tmp_path / f"{i}.txt").write_text("other words\n" * 40)
+    command = cool(trunk, tmp_path.parent / "other", 8, 4, "--data", str(tmp_path))
+    assert main(command) == 0
+    (last,) = read_evaluations(tmp_path.parent / "other")
+    assert last["val_loss_mix"] < last["val_loss"]
+    (tmp_path.parent / "moved").mkdir()
+    moved = shutil.copytree(text, tmp_path.parent / "moved" / "text")
+    command = cool(trunk, tmp_path.parent / "same", 8, 4, "--data", str(moved))
+    assert main(command) == 0
+    assert read_manifest(tmp_path.parent / "same")["parent"]["changes"] == []
+
+
+def test_checkpoints_are_evaluated_on_any_text(trunk, text, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("another text\n" * 99)
+    assert main(["evaluate", f"{trunk}@8", str(trunk), "--which", "raw", "ema"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[3:] for row in rows[1:3]] == [
+        ["step", "8", "ema"],
+        ["step", "12", "raw"],
+    ]
+    logged = read_evaluations(trunk)[-1]
+    shown = [f"{logged[k]:.4f}" for k in ("val_loss", "val_loss_ema")]
+    assert [row[0] for row in rows[2:]] == shown
+    assert main(["evaluate", str(trunk), "--data", str(tmp_path / "a.txt")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[0] not in shown
+
+
+def test_an_export_is_read_back_bit_for_bit(trunk, text, tmp_path, capsys):
+    config, out = tiny_config(text), tmp_path / "model.safetensors"
+    command = ["export", f"{trunk}@8", "--which", "ema", "--out", str(out)]
+    assert main(command) == 0
+    weights = make_trainer(config).weights(state_of(trunk, config, 8), which="ema")
+    leaves = dict(jax.tree.leaves_with_path(weights))
+    found = load_file(out)
+    assert len(found) == len(leaves)
+    for path, leaf in leaves.items():
+        name = ".".join(str(key.key) for key in path)
+        np.testing.assert_array_equal(found[name], leaf)
+    check_refused(command, "is there already", capsys)
+
+
+def test_a_run_on_tokens_is_sampled_and_evaluated(text, tmp_path, capsys):
+    tokens, out = str(tmp_path / "tokens"), str(tmp_path / "run")
+    command = ["tokenize", "--data", str(text), "--vocabulary", "300", "--out", tokens]
+    assert main(command) == 0
+    assert main(["train", "--out", out, *options(Path(tokens), 4)]) == 0
+    (last,) = read_evaluations(tmp_path / "run")
+    about = json.loads((tmp_path / "tokens" / "tokens.json").read_text())
+    bits = last["val_loss"] / np.log(2) / about["bytes_per_token"]
+    assert last["val_bpb"] == pytest.approx(bits)
+    shutil.rmtree(tokens)  # the run has its own tokenizer
+    capsys.readouterr()
+    assert main(["sample", out, "--prompt", "file 3", "--tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("file 3")
+    assert main(["evaluate", out, "--data", str(text)]) == 0
+    path = tmp_path / "run" / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+    check_refused(["sample", out], "tokenizer.json was changed", capsys)
+
+
+VERBS = "train cooldown compare evaluate sample merge plan tokenize export".split()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_has_a_help_text_of_its_own(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    out = capsys.readouterr().out
+    groups = re.findall(r"options ─+╮\n│ +([A-Z].*?) +│\n│ ─", out)
+    flat = " ".join(out.replace("│", " ").split())
+    ends = re.findall(r"(.{20}) \((?:default|required)", flat)
+    assert len(ends) >= 3 and all("-- " not in end and "--" not in end for end in ends)
+    assert len(set(groups + ends)) == len(groups + ends), groups + ends
+
+
 def test_lost_metrics_are_said(trunk, text, tmp_path, capsys):
     shutil.copytree(trunk, tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").write_bytes(b"\xff\n[]\n{}\n")
@@ -322,7 +449,7 @@ def test_two_four_and_one_processes_go_on_as_one_would(text, tmp_path):
     outputs = [process.communicate(timeout=120) for process in two]
     assert [process.returncode for process in two] == [143, 143], outputs
     (step,) = map(int, re.findall(r"run is saved at step (\d+)\.", outputs[0][0]))
-    assert Checkpoints(out / "checkpoints", None).steps()[-1] == step
+    assert Checkpoints(out / "checkpoints").steps()[-1] == step
     assert "run is saved" not in outputs[1][0]
     four = start_together(4, out, text, steps=step + 40)
     outputs = [process.communicate(timeout=240) for process in four]
@@ -336,11 +463,21 @@ def test_two_four_and_one_processes_go_on_as_one_would(text, tmp_path):
     assert all(abs(loss - many[step]) < 1e-5 for step, loss in one.items())
 
 
+def test_processes_that_disagree_are_all_refused(text, tmp_path):
+    two = start_together(2, tmp_path / "run", text, 8, lambda i: ["--seed", str(i)])
+    outputs = [process.communicate(timeout=240) for process in two]
+    assert [process.returncode for process in two] == [2, 2], outputs
+    for stdout, stderr in outputs:
+        assert "Processes [1] have other options than process 0" in stderr
+        assert "waits for all at 127.0.0.1" in stdout
+    assert not (tmp_path / "run").exists()
+
+
 def losses_of(folder: Path) -> dict[int, float]:
     return {line["step"]: line["val_loss"] for line in read_evaluations(folder)}
 
 
-def start_together(count: int, out: Path, text: Path, steps: int):
+def start_together(count: int, out: Path, text: Path, steps: int, more=lambda i: []):
     """Processes of one run, with a device each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -348,7 +485,7 @@ def start_together(count: int, out: Path, text: Path, steps: int):
     command = ["train", "--out", str(out), "--distributed", *options(text, steps)]
     return [
         start(
-            [*command, "--devices", "0"],
+            [*command, "--devices", "0", *more(i)],
             JAX_COORDINATOR_ADDRESS=address,
             JAX_NUM_PROCESSES=str(count),
             JAX_PROCESS_ID=str(i),
@@ -396,7 +533,7 @@ def test_merged_weights_are_a_run_that_can_be_evaluated(trunk, text, capsys):
     before = read_metrics(merged)
     assert main(["merge", str(trunk), "--last", "3", "--shape", "linear"]) == 0
     assert [m["val_loss"] for m in read_metrics(merged)] == [before[0]["val_loss"]]
-    assert main(["sample", str(merged), "--bytes", "5"]) == 0
+    assert main(["sample", str(merged), "--tokens", "5"]) == 0
 
 
 def test_a_rebuilt_average_is_that_of_the_optimizer(trunk, text):
@@ -404,7 +541,7 @@ def test_a_rebuilt_average_is_that_of_the_optimizer(trunk, text):
     assert main(["merge", str(trunk), "--ema", "0.1"]) == 0
     rebuilt = state_of(trunk.parent / "trunk-12-ema-0.1", config, 12)["params"]
     state = state_of(trunk, config, 12)
-    average = make_trainer(config).weights(state)["val_loss_ema"]
+    average = make_trainer(config).weights(state, which="ema")
     close = functools.partial(np.testing.assert_allclose, atol=1e-5)
     jax.tree.map(close, rebuilt, average)
 

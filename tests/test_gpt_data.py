@@ -1,5 +1,7 @@
 """The example's data: batches are a pure function of the seed and the step."""
 
+import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -10,9 +12,11 @@ from examples.gpt.config import DataConfig, UserError
 from examples.gpt.data import (
     StepBatches,
     batches_from,
+    codec,
     load_text,
     validation_batches,
 )
+from examples.gpt.tokenize import Tokenize
 
 
 @pytest.fixture
@@ -109,6 +113,116 @@ def test_hidden_files_are_no_text(folder):
     (folder / "__pycache__").mkdir()
     (folder / "__pycache__" / "x.pyc").write_bytes(b"\x00")
     assert load_text(config(folder)).sha256 == before
+
+
+def test_what_a_run_writes_is_no_text(folder):
+    before = load_text(config(folder)).sha256
+    run = folder / "runs" / "trunk"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in (".lock", ".run.json.tmp"):  # of one killed at its start
+        (run / name).write_text("left")
+    assert load_text(config(folder)).sha256 == before
+    for name in ("run.json", "metrics.jsonl", "checkpoints/000000004.json"):
+        (run / name).write_text("a run's")
+    assert load_text(config(folder)).sha256 == before
+
+
+def test_binary_files_are_refused_or_asked_for(folder):
+    (folder / "picture.png").write_bytes(b"\x89PNG\0\0")
+    with pytest.raises(UserError, match="picture.png is not text .* with --binary"):
+        load_text(config(folder))
+    text = load_text(config(folder, binary=True))
+    assert b"\x89PNG" in text.train.tobytes() + text.validation.tobytes()
+
+
+def test_names_may_be_any_bytes(folder):
+    name = os.fsdecode(b"\xff.txt")
+    (folder / name).write_text("odd\n" * 20)
+    assert "odd" in lines(load_text(config(folder)).train)
+    assert "\ufffd" in load_text(config(folder / name, sequence_length=1)).name
+
+
+def test_rows_of_another_text_take_the_place_of_rows(folder):
+    data = config(folder, batch_size=64)
+    text = load_text(data).train
+    other = np.full(99, 7, np.uint8)
+    plain = StepBatches(text, data, 0)[3]
+    mixed = StepBatches(text, data, 0, other, 0.25)[3]
+    is_other = (mixed == 7).all(axis=1)
+    assert (mixed[~is_other] == plain[~is_other]).all()
+    assert 8 <= is_other.sum() <= 24
+    assert (StepBatches(text, data, 0, other, 1.0)[3] == 7).all()
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory) -> Path:
+    """A folder of text, and beside it its tokens."""
+    home = tmp_path_factory.mktemp("tokens")
+    (home / "text").mkdir()
+    for i in range(60):
+        (home / "text" / f"{i}.txt").write_text(f"file {i} says {i * i}, \u00e9\n" * 4)
+    Tokenize(home / "tokens", home / "text", vocabulary=300)()
+    return home
+
+
+def test_tokens_stand_for_the_same_text_and_the_same_files_are_held_out(tokens):
+    text = load_text(config(tokens / "text"))
+    found = load_text(config(tokens / "tokens"))
+    assert isinstance(found.train, np.memmap) and found.train.dtype == np.uint16
+    assert (found.unit, found.vocabulary) == ("tokens", 300)
+    _, decode, end = codec(found.tokenizer)
+    for part, whole in (("train", text.train), ("validation", text.validation)):
+        files = np.split(
+            getattr(found, part), np.flatnonzero(getattr(found, part) == end)
+        )
+        said = b"".join(decode(f[f != end].tolist()) for f in files)
+        assert said == whole.tobytes().replace(b"\0", b"")
+    size = len(text.validation) / len(found.validation)
+    assert found.bytes_per_token == pytest.approx(size) and size > 2
+
+
+def test_another_text_is_tokenized_by_a_given_tokenizer(tokens):
+    (tokens / "other.txt").write_text("file 3 says 9\n" * 200)
+    Tokenize(
+        tokens / "other",
+        tokens / "other.txt",
+        tokenizer=tokens / "tokens/tokenizer.json",
+    )()
+    mixed = load_text(config(tokens / "tokens", mix=f"{tokens}/other=0.5"))
+    assert mixed.mix is not None and mixed.mix.tokenizer == mixed.tokenizer
+    with pytest.raises(UserError, match="not made of the same tokens"):
+        load_text(config(tokens / "tokens", mix=f"{tokens}/text=0.5"))
+    with pytest.raises(UserError, match="is there already"):
+        Tokenize(tokens / "other", tokens / "text")()
+
+
+def test_damaged_tokens_are_refused(tokens, tmp_path):
+    shutil.copytree(tokens / "tokens", tmp_path / "t")
+    before = load_text(config(tmp_path / "t")).sha256
+    changed = np.memmap(tmp_path / "t" / "train.bin", "uint16", "r+")
+    changed[3] += 1
+    changed.flush()
+    assert load_text(config(tmp_path / "t")).sha256 != before
+    about = tmp_path / "t" / "tokens.json"
+    about.write_text(about.read_text().replace("300", "301"))
+    with pytest.raises(UserError, match="tokens.json is not good: it was changed"):
+        load_text(config(tmp_path / "t"))
+    (tmp_path / "t" / "val.bin").write_bytes(b"odd")
+    about.unlink()
+    with pytest.raises(UserError, match="Cannot read tokens from"):
+        load_text(config(tmp_path / "t"))
+
+
+def test_files_of_nanogpt_are_tokens(tmp_path):
+    for name, size in (("train", 4000), ("val", 400)):
+        np.arange(size, dtype=np.uint16).tofile(tmp_path / f"{name}.bin")
+    for path in (tmp_path, tmp_path / "train.bin"):
+        text = load_text(config(path))
+        assert (len(text.train), len(text.validation)) == (4000, 400)
+        assert (text.vocabulary, text.bytes_per_token) == (448, None)  # of 64 each
+    (tmp_path / "val.bin").rename(tmp_path / "alone.bin")
+    alone = load_text(config(tmp_path / "alone.bin"))
+    assert (len(alone.train), len(alone.validation)) == (380, 20)
 
 
 def test_the_default_text_is_the_source_of_jax():

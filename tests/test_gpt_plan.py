@@ -29,7 +29,6 @@ from examples.gpt.plan import (
     reason,
 )
 from examples.gpt.progress import read_evaluations
-from examples.gpt.signals import Signals
 from optax_wsd import laws
 from tests.gpt_tiny import check_refused, quick_compile, run, tiny_config, write_text  # noqa: F401
 
@@ -234,7 +233,7 @@ def compared(text, tmp_path_factory):
         optimizer=OptimizerConfig(peak=0.01, warmup_steps=3),
         loop=LoopConfig(eval_every=2, save_every=4, snapshot_every=4, devices=1),
     )
-    compare(Signals())
+    compare()
     return compare
 
 
@@ -257,14 +256,14 @@ def test_compare_lets_the_law_of_the_first_branch_decide_the_others(compared):
 def test_compare_decides_the_same_when_it_goes_on(compared):
     before = json.loads((compared.out / "report.json").read_text())
     shutil.rmtree(compared.out / "wsd-40")
-    compared(Signals())
+    compared()
     after = json.loads((compared.out / "report.json").read_text())
     assert before["runs"] == after["runs"]
 
 
 def test_compare_with_steps_cools_down_that_long(compared):
     compare = replace(compared, out=compared.out.parent / "fixed", steps=7)
-    compare(Signals())
+    compare()
     report = json.loads((compare.out / "report.json").read_text())
     branches = [r for r in report["runs"] if r["schedule"] == "wsd"]
     assert [r["steps_trained"] for r in branches] == [8, 8]

@@ -12,11 +12,17 @@ import pytest
 
 import optax_wsd
 from examples.gpt import model
-from examples.gpt.config import UserError, from_json, to_json
+from examples.gpt.config import UserError, from_json, to_json, with_changes
 from examples.gpt.data import StepBatches, load_text
 from examples.gpt.progress import read_evaluations, read_metrics
-from examples.gpt.runs import branch_config, open_run, read_manifest
-from examples.gpt.signals import Interrupted, Signals
+from examples.gpt.runs import (
+    branch_config,
+    find_parent,
+    finished_branches,
+    open_run,
+    read_manifest,
+)
+from examples.gpt.signals import Interrupted
 from examples.gpt.train import DivergedError
 from examples.gpt.trainer import make_trainer
 from tests.gpt_tiny import (
@@ -31,17 +37,6 @@ from tests.gpt_tiny import (
 )
 
 BRANCH, COOLDOWN = 8, 6
-
-
-class StopAt(Signals):
-    """Asks to stop after a step, as Ctrl-C does."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def stop_at(self, step):
-        return step == self.step
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +70,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(trunk, text, tmp_path):
     folder, config = tmp_path / "stopped", tiny_config(text)
     for step in (1, 5, 8):
         with pytest.raises(Interrupted, match=f"stopped is saved at step {step}"):
-            run(folder, config, signals=StopAt(step))
+            run(folder, config, stop_at=step)
     run(folder, config)
     assert_same(state_of(folder, config, STEPS), state_of(trunk, config, STEPS))
     assert metrics_but_seconds(folder) == metrics_but_seconds(trunk)
@@ -95,7 +90,7 @@ def test_metrics_have_one_line_a_step_and_one_an_evaluation(trunk):
 def test_a_line_cut_short_by_a_kill_is_dropped(trunk, text, tmp_path):
     folder, config = tmp_path / "killed", tiny_config(text)
     with pytest.raises(Interrupted):
-        run(folder, config, signals=StopAt(4))
+        run(folder, config, stop_at=4)
     path = folder / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 5, "loss": 3.0}\n{"step": 6, "lo')
     run(folder, config)
@@ -167,32 +162,56 @@ def test_trunk_and_branch_share_one_program(trunk, branch, text):
     trainer = make_trainer(tiny_config(text))
     other_peak = branch_config(tiny_config(text, peak=0.02), BRANCH, COOLDOWN + 1)
     assert make_trainer(other_peak) is trainer
-    assert trainer.step._cache_size() == 1
+    assert trainer.compiled_step.cache_info().currsize == 1
 
 
 def test_a_branch_names_its_parent(trunk, branch):
     parent = read_manifest(branch)["parent"]
-    assert (branch / parent["run"]).resolve() == trunk.resolve()
-    assert parent["step"] == BRANCH
-    assert len(parent["checksum"]) == 64
+    assert find_parent(branch).samefile(trunk)
+    assert (parent["step"], parent["changes"]) == (BRANCH, [])
     assert (trunk / "checkpoints" / f"{BRANCH:09d}.keep").exists()
 
 
-def test_a_branch_outlives_its_trunk(trunk, text, tmp_path):
-    config = branch_config(tiny_config(text), 4, 3)
+def test_a_trunk_is_found_by_another_name_and_through_a_link(text, tmp_path):
+    home, config = tmp_path / "home", branch_config(tiny_config(text), 4, 3)
     with pytest.raises(Interrupted):
-        run(tmp_path / "a", tiny_config(text), signals=StopAt(4))
+        run(home / "a", tiny_config(text), stop_at=4)
+    (tmp_path / "link").symlink_to(home)
+    branch = tmp_path / "link" / "b"
     with pytest.raises(Interrupted):
-        run(tmp_path / "b", config, (tmp_path / "a", 4), signals=StopAt(5))
-    (tmp_path / "a").rename(tmp_path / "moved")
-    assert run(tmp_path / "b", config, (tmp_path / "a", 4))["step"] == 7
+        run(branch, config, (home / "a", 4), stop_at=5)
+    assert find_parent(branch).samefile(home / "a")
+    (home / "a").rename(home / "renamed")
+    home.rename(tmp_path / "moved")
+    (tmp_path / "link").unlink()
+    trunk, branch = tmp_path / "moved" / "renamed", tmp_path / "moved" / "b"
+    assert find_parent(branch).samefile(trunk)
+    assert run(branch, config, (trunk, 4))["step"] == 7  # goes on from step 5
+    assert finished_branches(trunk) == [branch]
+    trunk.rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="trunk of .* is not in .*nor is it beside"):
+        find_parent(branch)
+
+
+def test_a_branch_may_change_rates_and_batches_and_says_so(trunk, text, tmp_path):
+    config = branch_config(
+        tiny_config(text), BRANCH, 4, peak=0.005, batch_size=4, accumulate=2, b2=0.9
+    )
+    run(tmp_path / "branch", config, (trunk, BRANCH))
+    manifest = read_manifest(tmp_path / "branch")
+    assert manifest["config"] == config
+    changed = [change.partition(":")[0] for change in manifest["parent"]["changes"]]
+    assert changed == ["data.batch_size", "optimizer.peak", "optimizer.b2"]
+    first = next(line for line in read_metrics(tmp_path / "branch") if "lr" in line)
+    assert first["lr"] == pytest.approx(0.005)
+    assert finished_branches(trunk) == [trunk.parent / "branch"]
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"peak": 0.5}, "optimizer.peak: 0.01, now 0.5"),
-        ({"accumulate": 2}, "optimizer.accumulate: 1, now 2"),
+        ({"b1": 0.5}, "optimizer.b1: 0.9, now 0.5"),
+        ({"skip_nonfinite": True}, "optimizer.skip_nonfinite: False, now True"),
     ],
 )
 def test_a_branch_must_match_its_trunk(trunk, text, tmp_path, changes, sentence):
@@ -202,12 +221,31 @@ def test_a_branch_must_match_its_trunk(trunk, text, tmp_path, changes, sentence)
     assert not (tmp_path / "branch").exists()
 
 
+def test_a_cooldown_mixes_another_text_in(trunk, text, tmp_path):
+    (tmp_path / "text").mkdir()
+    (write_text(tmp_path / "text") / "1.txt").write_text("other words\n" * 99)
+    config = branch_config(tiny_config(text), BRANCH, 4)
+    config = with_changes(config, mix=f"{tmp_path}/text=0.5")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", config, (trunk, BRANCH), stop_at=10)
+    run(tmp_path / "run", config, (trunk, BRANCH))
+    run(tmp_path / "calm", config, (trunk, BRANCH))
+    steps = BRANCH + 4
+    assert_same(*(state_of(tmp_path / n, config, steps) for n in ("run", "calm")))
+    assert {"val_loss", "val_loss_mix"} <= set(read_evaluations(tmp_path / "run")[-1])
+    manifest = read_manifest(tmp_path / "run")
+    assert manifest["data"]["mix"]["share"] == 0.5
+    assert manifest["parent"]["changes"][0].startswith("data: ")
+    with pytest.raises(UserError, match=r"other settings \(data: "):
+        run(tmp_path / "run", replace(config, data=tiny_config(text).data), (trunk, 8))
+
+
 def test_a_branch_sees_that_the_text_has_changed(trunk, text, tmp_path):
     (tmp_path / "text").mkdir()
     other = write_text(tmp_path / "text")
     (other / "1.txt").write_text("changed")
     config = branch_config(tiny_config(other), BRANCH, COOLDOWN)
-    with pytest.raises(UserError, match="data.sha256: .*, now "):
+    with pytest.raises(UserError, match="cannot change its trunk's data: .*, now "):
         run(tmp_path / "branch", config, (trunk, BRANCH))
 
 
@@ -229,7 +267,7 @@ def test_a_folder_with_other_files_is_no_run(text, tmp_path):
 
 
 def test_a_run_killed_before_its_manifest_was_written_can_start(text, tmp_path):
-    for name in ("lock", "run.json.tmp"):
+    for name in (".lock", ".run.json.tmp"):
         (tmp_path / name).touch()
     assert run(tmp_path, tiny_config(text, steps=4))["step"] == 4
 
@@ -334,13 +372,14 @@ def test_eight_devices_equal_one(text, tmp_path):
 def test_a_checkpoint_of_eight_devices_resumes_on_one(trunk, text, tmp_path):
     config = tiny_config(text)
     with pytest.raises(Interrupted):
-        run(tmp_path / "run", with_loop(config, devices=8), signals=StopAt(6))
+        run(tmp_path / "run", with_loop(config, devices=8), stop_at=6)
     loss = run(tmp_path / "run", config)["val_loss"]
     assert abs(loss - read_evaluations(trunk)[-1]["val_loss"]) < 1e-5
 
 
 def test_accumulated_micro_batches_equal_the_batch(trunk, text, tmp_path):
-    loss = final_loss(text, tmp_path / "run", tiny_config(text, accumulate=4))
+    config = with_changes(tiny_config(text), accumulate=4)
+    loss = final_loss(text, tmp_path / "run", config)
     assert abs(loss - read_evaluations(trunk)[-1]["val_loss"]) < 1e-4
 
 

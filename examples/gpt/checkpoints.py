@@ -1,13 +1,14 @@
 """Checkpoints by Orbax v1: complete and verified, or not there.
 
     checkpoints/000000100/       the arrays, written by Orbax
-    checkpoints/000000100.json   written last: what trained them, SHA-256 of every file
-                                 and of itself
+    checkpoints/000000100.json   written last: its run, and SHA-256 of every file;
+                                 its own seal names this step for ever
     checkpoints/000000100.keep   a branch starts here: never deleted
 
 A step without its JSON is not a checkpoint, so a killed save or a stray folder is none.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -43,14 +44,14 @@ class Checkpoints:
 
     Args:
         folder: Where they are.
-        identity: What the weights depend on: model, optimizer and data. Saved with
-            every step and compared on restore, unless it is None.
+        run: A name of the run, made of what its weights depend on. Saved with every
+            step and compared on restore, unless it is None.
         snapshot_every: Steps at multiples of it are kept.
         latest: Number of newest steps that are kept as well.
     """
 
     folder: Path
-    identity: dict[str, Any] | None
+    run: str | None = None
     snapshot_every: int = 1
     latest: int = 2
 
@@ -92,7 +93,7 @@ class Checkpoints:
             response.result()
             if jax.process_index() == 0:
                 files = _hashes(self._path(step))
-                manifest = {"step": step, "identity": self.identity, "files": files}
+                manifest = {"step": step, "run": self.run, "files": files}
                 write_sealed(self._path(step, ".json"), manifest)
                 self._clean_up(step)
         except (OSError, ValueError) as error:
@@ -119,35 +120,50 @@ class Checkpoints:
         """The verified state of a step, with the dtypes and shardings of `abstract`.
 
         Raises:
-            CorruptError: a file is missing, or not what was saved.
-            UserError: the step is not there, or other settings trained it.
+            CorruptError: a file is missing or not what was saved, or another run's.
+            UserError: the step is not there.
         """
         if self._manifest(step)["files"] != _hashes(self._path(step)):
             raise CorruptError(f"Step {step} in {self.folder} is corrupt.")
         return ocp.load(str(self._path(step)), abstract)
 
     def restore_newest(self, abstract: Any, say: Callable[[str], None]):
-        """The state of the newest good step, or None; says which ones are corrupt."""
+        """The state of the newest good step, or None where nothing was saved.
+
+        Says which steps are corrupt.
+
+        Raises:
+            UserError: all are; to start from nothing is not for a program to decide.
+        """
         for step in reversed(self.steps()):
             try:
                 return self.restore(step, abstract)
             except CorruptError as error:
-                say(f"{error} Going back to the step before.")
+                say(f"{error} It is passed over.")
+        require(
+            not self.steps(),
+            f"No checkpoint in {self.folder} is good: delete it all to start anew.",
+        )
         return None
 
     def keep(self, step: int) -> str:
-        """Marks a branch point, which is never deleted, and returns its checksum.
+        """Marks a branch point, which is never deleted, and returns its seal.
 
         Raises:
             CorruptError, UserError: as `restore`, but for the arrays.
         """
-        self._manifest(step)
-        self._path(step, ".keep").touch()
+        seal = self.seal(step)
+        with contextlib.suppress(OSError):  # where no mark can be made none is needed
+            self._path(step, ".keep").touch()
         require(step in self.steps(), self._not_there(step))  # not deleted meanwhile
-        return hashlib.sha256(self._path(step, ".json").read_bytes()).hexdigest()
+        return seal
+
+    def seal(self, step: int) -> str:
+        """The checksum of a step's manifest, and with it of all of the step."""
+        return _seal(self._manifest(step))
 
     def _manifest(self, step: int) -> dict[str, Any]:
-        """The manifest of a step that is there and that these settings trained."""
+        """The manifest of a step that is there and that this run has trained."""
         require(step in self.steps(), self._not_there(step))
         try:
             manifest = read_sealed(self._path(step, ".json"))
@@ -156,12 +172,8 @@ class Checkpoints:
         except (ValueError, KeyError) as error:
             message = f"Step {step} in {self.folder} is corrupt."
             raise CorruptError(message) from error
-        changed = _changes(manifest["identity"], self.identity or manifest["identity"])
-        require(
-            not changed,
-            f"Step {step} in {self.folder} was trained with other settings "
-            f"({'; '.join(changed)}).",
-        )
+        if manifest["run"] != (self.run or manifest["run"]):
+            raise CorruptError(f"Step {step} in {self.folder} is another run's.")
         return manifest
 
     def _not_there(self, step: int) -> str:
@@ -176,7 +188,7 @@ class Checkpoints:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file that is there whole or not at all."""
-    draft = path.with_name(path.name + ".tmp")
+    draft = path.with_name(f".{path.name}.tmp")
     with draft.open("w") as file:
         json.dump(value, file, indent=2)
         file.write("\n")
@@ -186,8 +198,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON object with its own SHA-256."""
-    write_json(path, value | {"sha256": _seal(value)})
+    """Writes a JSON object with its own SHA-256, and what that is for."""
+    write_json(path, value | {"sealed": _seal(value)})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -197,14 +209,14 @@ def read_sealed(path: Path) -> dict[str, Any]:
         ValueError: the file is something else, or was changed since.
     """
     value = json.loads(path.read_bytes())
-    if not isinstance(value, dict) or value.pop("sha256", None) != _seal(value):
+    if not isinstance(value, dict) or value.pop("sealed", None) != _seal(value):
         raise ValueError("it was changed since it was written")
     return value
 
 
 def _seal(value: dict[str, Any]) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return f"{digest} is the SHA-256 of the rest: edited, this file is refused"
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -218,11 +230,3 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [
-        f"{name}: {old.get(name)}, now {new.get(name)}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]

@@ -1,8 +1,10 @@
 """One stable trunk and its branches beside cosine runs of the same budgets."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +19,14 @@ from .config import (
     ModelConfig,
     OptimizerConfig,
     UserError,
+    Verb,
     require,
 )
 from .data import Text, load_text
 from .plan import curve, fit_law, plan_cooldowns
 from .progress import bits, read_evaluations, say
-from .report import draw, write_table
+from .report import draw, say_table, write_table
 from .runs import branch_config, versions
-from .signals import Signals
 from .train import run_to_end
 from .trainer import check_devices
 
@@ -44,7 +46,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(Verb):
     """One stable trunk, cooldowns branched off it, cosine runs, and a report."""
 
     # Folder of all runs and the report; the same command goes on where it stopped.
@@ -62,12 +64,14 @@ class Compare:
     schedule_free_peak: float = 1e-2
     # Fixes the initial weights and every batch.
     seed: int = 0
+    # The model of all runs.
     model: ModelConfig = ModelConfig(width=96, depth=3, heads=2)
+    # Their data.
     data: DataConfig = DataConfig(batch_size=8, validation_sequences=256)
+    # Their optimizer.
     optimizer: OptimizerConfig = OptimizerConfig(peak=4e-3, warmup_steps=40)
+    # Their loop.
     loop: LoopConfig = LoopConfig(eval_every=64, save_every=64, snapshot_every=32)
-    # One process of many: call jax.distributed.initialize first.
-    distributed: bool = False
 
     def __post_init__(self):
         require(bool(self.budgets), "--budgets needs at least one number of steps.")
@@ -99,22 +103,23 @@ class Compare:
             "--optimizer and --cooldown-steps.",
         )
 
-    def __call__(self, signals: Signals) -> None:
+    def __call__(self) -> None:
         check_devices(self.loop)
         text = load_text(self.data)
         starts = {budget: self._branch_step(budget) for budget in self.budgets}
         seen = max(starts.values())
         planned = list(self.plan(starts, seen))
         if self.steps == "auto":
-            self._make(planned[:2], text, signals)  # the trunk and the first branch
+            self._make(planned[:2], text)  # the trunk and the first branch
             starts |= self._advised_steps(seen)
             planned = list(self.plan(starts, max(seen, *starts.values())))
-        self._make(planned, text, signals)
+        self._make(planned, text)
         if jax.process_index() == 0:
             report = self.report(planned, text)
             write_json(self.out / "report.json", report)
             write_table(self.out / "report.md", report, self.predictions())
             draw(self.out, {run.name: run.schedule for run in planned})
+            say_table(report)
         say(f"{self.out}/report.md, report.png and report.json are written.")
 
     def plan(self, starts: dict[int, int], trunk_steps: int) -> Iterator[Planned]:
@@ -138,14 +143,14 @@ class Compare:
         )
         yield Planned("schedule-free", "schedule_free", free)
 
-    def _make(self, planned: Iterable[Planned], text: Text, signals: Signals) -> None:
-        for run in planned:
+    def _make(self, planned: Sequence[Planned], text: Text) -> None:
+        for i, run in enumerate(planned, start=1):
+            say(f"Run {i} of {len(planned)}: {run.name}")
             branch_point = (self.out / "trunk", run.first_step)
             run_to_end(
                 self.out / run.name,
                 run.config,
                 text,
-                signals,
                 branch_point if run.first_step else None,
             )
 
@@ -155,10 +160,10 @@ class Compare:
         for run in planned:
             last = read_evaluations(self.out / run.name)[-1]
             seconds += last["seconds"]
-            rows.append(self._row(run, run.name, run.steps, last["val_loss"]))
+            row = functools.partial(self._row, run, text.bytes_per_token)
+            rows.append(row(run.name, run.steps, last["val_loss"]))
             if "val_loss_ema" in last:
-                loss = last["val_loss_ema"]
-                rows.append(self._row(run, f"{run.name}, averaged", 0, loss))
+                rows.append(row(f"{run.name}, averaged", 0, last["val_loss_ema"]))
         paid = {
             "branched": sum(
                 r.steps for r in planned if r.schedule in ("stable", "wsd")
@@ -193,14 +198,16 @@ class Compare:
             ends[budget] = float(low + high) / 2, float(high - low) / 2
         return ends
 
-    def _row(self, run: Planned, name: str, steps: int, loss: float) -> dict[str, Any]:
+    def _row(
+        self, run: Planned, bytes_per_token, name: str, steps: int, loss: float
+    ) -> dict[str, Any]:
         return {
             "name": name,
             "schedule": run.schedule,
             "budget_steps": run.config.steps,
             "steps_trained": steps,
             "val_loss": loss,
-            "val_bpb": bits(loss),
+            "val_bpb": bits(loss, bytes_per_token or math.nan),
             "dir": str(self.out / run.name),
         }
 

@@ -12,6 +12,16 @@ ShapeName = Literal[
 ]
 
 
+# What may change at any time, for it changes nothing that is learned or is not a path.
+FREE = ("loop.", "data.data", "data.mix", "data.binary")
+# What else may change where a cooldown leaves its trunk.
+CHANGE_AT_BRANCH = (
+    *("steps", "data.batch_size", "data.validation_sequences"),
+    *("optimizer.peak", "optimizer.weight_decay", "optimizer.b2"),
+    *("optimizer.cooldown_steps", "optimizer.shape"),
+)
+
+
 class UserError(Exception):
     """A mistake that one sentence explains: shown without a traceback, exit code 2."""
 
@@ -19,6 +29,14 @@ class UserError(Exception):
 def require(ok: bool, sentence: str) -> None:
     if not ok:
         raise UserError(sentence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """What all verbs have that use the devices."""
+
+    # One process of many: they find each other as jax.distributed.initialize does.
+    distributed: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,19 +69,40 @@ class ModelConfig:
 class DataConfig:
     """The text and how it is cut into batches."""
 
-    # Any file or folder of text; by default the source of the installed JAX.
+    # Any file or folder of text, by default the source of the installed JAX; or tokens:
+    # a folder that tokenize has written, or a .bin file of nanoGPT's.
     data: Path | None = None
-    # Bytes that the model sees at once.
+    # Bytes, or tokens, that the model sees at once.
     sequence_length: int = 128
     # Sequences in a step, over all devices.
     batch_size: int = 16
     # Sequences of the held-out files on which every evaluation is made.
     validation_sequences: int = 512
+    # Another text, and its share of the rows of every batch, such as PATH=0.3.
+    mix: str | None = None
+    # Take files that are not text too, byte by byte.
+    binary: bool = False
 
     def __post_init__(self):
         _require_at_least(
             1, self, "sequence_length", "batch_size", "validation_sequences"
         )
+        if self.mix is not None:
+            _ = self.mixed
+
+    @property
+    def mixed(self) -> tuple[Path, float]:
+        """The other text and its share."""
+        path, _, share = (self.mix or "").rpartition("=")
+        try:
+            number = float(share)
+        except ValueError:
+            number = 0.0
+        require(
+            bool(path) and 0 < number <= 1,
+            f"--mix needs PATH=SHARE with a share in (0, 1], got {self.mix}.",
+        )
+        return Path(path), number
 
 
 @dataclass(frozen=True)
@@ -86,15 +125,12 @@ class OptimizerConfig:
     b2: float = 0.95
     # Decay of all weights but the norms'.
     weight_decay: float = 0.1
-    # Micro-batches that make up one step.
-    accumulate: int = 1
     # Leave out updates that are not finite, rather than stop. The optimizer does not
     # count them: its phases come so many steps later.
     skip_nonfinite: bool = False
 
     def __post_init__(self):
         _require_at_least(0, self, "warmup_steps", "cooldown_steps", "weight_decay")
-        _require_at_least(1, self, "accumulate")
         require(0 < self.peak < 1e6, f"--peak must be above 0, got {self.peak}.")
         for name in ("b1", "b2"):
             value = getattr(self, name)
@@ -113,6 +149,8 @@ class LoopConfig:
     snapshot_every: int = 100
     # Steps between two printed lines.
     log_every: int = 10
+    # Micro-batches that make up one step: less memory.
+    accumulate: int = 1
     # Recompute activations in the backward pass: less memory, more time.
     remat: bool = False
     # Devices of the mesh; 0 is all of them.
@@ -125,9 +163,8 @@ class LoopConfig:
     profile: tuple[int, int] | None = None
 
     def __post_init__(self):
-        _require_at_least(
-            1, self, "eval_every", "save_every", "snapshot_every", "log_every"
-        )
+        every = ("eval_every", "save_every", "snapshot_every", "log_every")
+        _require_at_least(1, self, *every, "accumulate")
         _require_at_least(0, self, "devices", "max_loss_jump")
         start, stop = self.profile or (0, 1)
         require(
@@ -144,9 +181,13 @@ class Config:
     steps: int = 1000
     # Fixes the initial weights and every batch.
     seed: int = 0
+    # The network.
     model: ModelConfig = field(default_factory=ModelConfig)
+    # What is learned from, and in which batches.
     data: DataConfig = field(default_factory=DataConfig)
+    # How a gradient becomes an update.
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # How the loop runs, which changes nothing that is learned.
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self):
@@ -166,9 +207,9 @@ class Config:
             f"--optimizer {self.optimizer.optimizer} needs no cooldown: leave it out.",
         )
         require(
-            self.data.batch_size % self.optimizer.accumulate == 0,
+            self.data.batch_size % self.loop.accumulate == 0,
             f"--batch-size ({self.data.batch_size}) must be a multiple of "
-            f"--accumulate ({self.optimizer.accumulate}).",
+            f"--accumulate ({self.loop.accumulate}).",
         )
 
     @property
@@ -189,17 +230,28 @@ class Config:
         return "warmup" if step < self.optimizer.warmup_steps else "stable"
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """What a resumed run may not change, each as 'name: old, now new'."""
+def differences(old: Config, new: Config, *but: str) -> list[str]:
+    """What would change what is learned, each as 'name: old, now new'.
+
+    Paths do not: texts are compared by what is in them.
+    """
     old_fields, new_fields = flatten(old), flatten(new)
-    may_change = {"steps"} if old.cooldown_start is None else set()
     return [
         f"{name}: {old_fields[name]}, now {new_fields[name]}"
         for name in old_fields
-        if old_fields[name] != new_fields[name]
-        and name not in may_change
-        and not name.startswith(("loop.", "data.data"))
+        if old_fields[name] != new_fields[name] and not name.startswith((*FREE, *but))
     ]
+
+
+def with_changes(config: Any, **changes: Any) -> Any:
+    """A config with other values of fields, wherever in it they are."""
+    new = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            value = with_changes(value, **changes)
+        new[item.name] = changes.get(item.name, value)
+    return type(config)(**new)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

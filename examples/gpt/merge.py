@@ -10,76 +10,77 @@ import tyro
 import optax_wsd
 
 from .checkpoints import Checkpoints
-from .config import Config, ShapeName, UserError, require
+from .config import Config, ShapeName, UserError, Verb, require
 from .data import load_text
 from .optimizer import AVERAGE_WIDTHS
-from .progress import Metrics, bits, say_done
+from .progress import Metrics, bits, say, say_done
 from .runs import find_step, name_parent, open_checkpoints, open_run, read_manifest
-from .signals import Signals
 from .train import place_validation
 from .trainer import Trainer, make_trainer
 
 
 @dataclass(frozen=True)
-class Merge:
+class Merge(Verb):
     """Merge snapshots of a run: a cooldown, or an average, without any training."""
 
     # The run, or RUN@STEP to merge snapshots up to a step.
     run: Annotated[str, tyro.conf.Positional]
-    # Number of newest snapshots, merged as a cooldown over them would.
-    last: int = 8
+    # Number of newest snapshots, merged as a cooldown over them would; default: half of
+    # all there are.
+    last: int | None = None
     # Shape of that cooldown.
     shape: ShapeName = "one_minus_sqrt"
     # Rebuild instead the power average of this width, relative to the run.
     ema: float | None = None
     # Default: beside the run.
     out: Path | None = None
-    distributed: bool = False
 
-    def __call__(self, signals: Signals) -> None:
+    def __call__(self) -> None:
         folder, step = find_step(self.run)
-        config = read_manifest(folder)["config"]
+        manifest = read_manifest(folder)
+        config = manifest["config"]
         text, trainer = load_text(config.data), make_trainer(config)
-        checkpoints = open_checkpoints(folder, config, text.sha256)
+        checkpoints = open_checkpoints(folder, manifest)
         steps = _snapshots(checkpoints, config, step)
-        params = self._merge(checkpoints, trainer, steps)
+        last = -(-len(steps) // 2) if self.last is None else self.last
+        name = f"last-{last}-{self.shape}" if self.ema is None else f"ema-{self.ema}"
+        params = self._merge(checkpoints, trainer, steps, last)
         state = checkpoints.restore(steps[-1], trainer.abstract)
+        validation = place_validation(trainer, config, text)["val_loss"]
+        before = float(trainer.evaluate(state["params"], validation))
         state["params"] = params
-        out = self.out or folder.with_name(f"{folder.name}-{steps[-1]}-{self._name}")
+        out = self.out or folder.with_name(f"{folder.name}-{steps[-1]}-{name}")
         merged = replace(config, steps=steps[-1])
-        parent = name_parent(out, (folder, steps[-1])) | {"merged": self._name}
+        parent = name_parent(out, (folder, steps[-1])) | {"merged": name}
         with open_run(out, merged, text, parent) as run:
-            loss = float(
-                trainer.evaluate(params, place_validation(trainer, config, text))
-            )
+            loss = float(trainer.evaluate(params, validation))
             metrics = Metrics(out, steps[-1] - 1, config.loop.tensorboard)
-            line = {"step": steps[-1], "val_loss": loss, "val_bpb": bits(loss)}
+            line = {"step": steps[-1], "val_loss": loss}
+            if text.bytes_per_token is not None:
+                line["val_bpb"] = bits(loss, text.bytes_per_token)
             metrics.write(line)
             metrics.close()
             run.checkpoints.save(steps[-1], state)
+        say(f"{folder} had val_loss {before:.4f} at step {steps[-1]}.")
         say_done(out, line)
 
-    @property
-    def _name(self) -> str:
-        return (
-            f"last-{self.last}-{self.shape}" if self.ema is None else f"ema-{self.ema}"
-        )
-
-    def _merge(self, checkpoints: Checkpoints, trainer: Trainer, steps: list[int]):
+    def _merge(
+        self, checkpoints: Checkpoints, trainer: Trainer, steps: list[int], last: int
+    ):
         try:
             if self.ema is None:
-                return self._merge_last(checkpoints, trainer, steps)
+                return self._merge_last(checkpoints, trainer, steps, last)
             return self._rebuild_average(checkpoints, trainer, steps, self.ema)
         except ValueError as error:  # of optax_wsd, about a number given here
             raise UserError(str(error)) from error
 
-    def _merge_last(self, checkpoints, trainer, steps):
+    def _merge_last(self, checkpoints, trainer, steps, last: int):
         require(
-            1 <= self.last <= len(steps),
+            1 <= last <= len(steps),
             f"--last must be from 1 to {len(steps)}, the number of snapshots, "
-            f"got {self.last}.",
+            f"got {last}.",
         )
-        steps = steps[-self.last :]
+        steps = steps[-last:]
         shape = getattr(optax_wsd.shapes, self.shape)
         snapshots = (checkpoints.restore(s, trainer.abstract)["params"] for s in steps)
         weights = optax_wsd.merge_weights(len(steps), shape)

@@ -1,6 +1,6 @@
 """The optimizer: every phase and every branch has the same state tree and program."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,12 @@ import optax
 
 import optax_wsd
 
-from .config import Config, OptimizerConfig
+from .config import Config, OptimizerConfig, require
 
 # Two averages of the weights, with widths relative to the run. The first is evaluated;
 # from snapshots of both any other width can be made after training.
 AVERAGE_WIDTHS = {"ema": 0.10, "narrow_ema": 0.05}
+Which = Literal["raw", "ema", "narrow_ema"]
 
 
 def make_optimizer(config: OptimizerConfig, peak) -> optax.GradientTransformation:
@@ -21,9 +22,7 @@ def make_optimizer(config: OptimizerConfig, peak) -> optax.GradientTransformatio
     tx = optax.chain(optax.clip_by_global_norm(1.0), inner(config, peak))
     if config.skip_nonfinite:
         tx = optax.apply_if_finite(tx, max_consecutive_errors=2**31 - 1)
-    if config.accumulate == 1:
-        return tx
-    return optax.MultiSteps(tx, config.accumulate).gradient_transformation()
+    return tx
 
 
 def _adamw(config: OptimizerConfig, peak) -> optax.GradientTransformation:
@@ -87,11 +86,13 @@ def plan_cooldown(state: dict[str, Any], config: Config) -> dict[str, Any]:
 
 
 def weights_to_evaluate(
-    config: OptimizerConfig, state: dict[str, Any]
-) -> dict[str, Any]:
-    """The weights whose validation loss is logged, by the name of the metric."""
+    config: OptimizerConfig, state: dict[str, Any], which: str = "raw"
+) -> Any:
+    """The weights as they were trained, or an average of `AVERAGE_WIDTHS`."""
     params, opt_state = state["params"], state["opt_state"]
     if config.optimizer == "schedule_free":
-        return {"val_loss": optax_wsd.eval_params(opt_state, params)}
-    averaged = optax_wsd.eval_params(opt_state, params, which="ema")
-    return {"val_loss": params, "val_loss_ema": averaged}
+        require(which == "raw", "A schedule-free run keeps no averages: --which raw.")
+        return optax_wsd.eval_params(opt_state, params)
+    if which == "raw":
+        return params
+    return optax_wsd.eval_params(opt_state, params, which=which)

@@ -13,16 +13,15 @@ import optax_wsd
 from optax_wsd import laws
 
 from .checkpoints import read_sealed, write_sealed
-from .config import Config, ShapeName, UserError, require
+from .config import Config, ShapeName, UserError, Verb, require
 from .optimizer import stable_schedule
 from .progress import read_metrics, say
 from .report import draw_plan
-from .runs import finished_branches, read_manifest
-from .signals import Signals
+from .runs import find_parent, finished_branches, read_manifest
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Verb):
     """Predict what cooldowns of a trunk would reach, from the law of its loss.
 
     The law is written to RUN/law.json. From then on `cooldown --steps auto` goes by it,
@@ -38,13 +37,13 @@ class Plan:
     law: Path | None = None
     # Lengths to compare; default: fractions of the steps done.
     lengths: tuple[int, ...] = ()
+    # Shape of the cooldowns.
     shape: ShapeName = "one_minus_sqrt"
-    distributed: bool = False
 
     def __post_init__(self):
         require(not (self.law and self.branches), "--law needs no --branches.")
 
-    def __call__(self, signals: Signals) -> None:
+    def __call__(self) -> None:
         branches = self.branches or finished_branches(self.run)
         law = read_law(self.law) if self.law else fit_law(self.run, branches)
         rates, *_ = curve(self.run)
@@ -66,9 +65,13 @@ class Plan:
             )
         if jax.process_index() > 0:
             return
-        write_sealed(self.run / "law.json", law._asdict())
-        draw_plan(self.run, plan, branches)
-        say(f"{self.run}/law.json and plan.png are written.")
+        try:
+            write_sealed(self.run / "law.json", law._asdict())
+            draw_plan(self.run, plan, branches)
+        except OSError as error:
+            say(f"No law.json and plan.png: {error.strerror} in {self.run}.")
+        else:
+            say(f"{self.run}/law.json and plan.png are written.")
 
 
 def fit_law(
@@ -191,7 +194,7 @@ def curve(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The rate of every update of a run, its trunk's included, and its losses."""
     parent, lines = read_manifest(folder)["parent"], read_metrics(folder)
     before = (
-        [] if parent is None else curve(folder / parent["run"])[0][: parent["step"]]
+        [] if parent is None else curve(find_parent(folder))[0][: parent["step"]]
     )
     rates = {line["step"]: line["lr"] for line in lines if "lr" in line}
     known = [*before, *(rates[step] for step in sorted(rates) if step > len(before))]

@@ -2,33 +2,40 @@
 
 import json
 import math
+import os
+import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 Line = dict[str, Any]
 RECENT = 20  # losses whose mean a jump is measured from
 
-console = Console(highlight=False, soft_wrap=True)
+nobody_reads = False  # the pipe that this program prints to is closed
 
 
 def say(sentence: str) -> None:
-    """Prints a line, in the first process only."""
+    """Prints a line as it is, in the first process only."""
+    global nobody_reads
     if jax.process_index() == 0:
-        console.print(sentence, markup=False)
+        try:
+            print(sentence, flush=True)
+        except OSError:
+            nobody_reads = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say_done(folder: Path, evaluation: Line) -> None:
     """Prints how a run ended."""
-    say(f"{folder} is done: step {evaluation['step']}, {_losses(evaluation)}")
+    say(f"{folder} is done: step {evaluation['step']}  {losses(evaluation)}")
 
 
-def _losses(line: Line) -> str:
+def losses(line: Line) -> str:
     return "  ".join(f"{k} {v:.4f}" for k, v in line.items() if k.startswith("val_"))
 
 
@@ -101,52 +108,43 @@ def read_evaluations(folder: Path) -> list[Line]:
 
 
 class Printer:
-    """Prints a run: a bar and lines on a terminal, plain lines elsewhere."""
+    """Prints how a run goes, in lines that fit a narrow terminal."""
 
-    def __init__(self, name: str, step: int, steps: int, tokens_per_step: int):
-        self._name, self._steps, self._tokens = name, steps, tokens_per_step
+    def __init__(self, step: int, steps: int, tokens_per_step: int):
+        self._steps, self._tokens = steps, tokens_per_step
         self._losses: list[float] = []
         self._printed_at, self._printed_step = time.monotonic(), step
-        self._compiled = False
-        quiet = not console.is_terminal or jax.process_index() > 0
-        columns = TextColumn(name), BarColumn(), TextColumn("{task.percentage:3.0f}%")
-        self._bar = Progress(*columns, console=console, transient=True, disable=quiet)
-        self._task = self._bar.add_task(name, total=steps, completed=step)
-        self._bar.start()
 
     def step(self, line: Line, due: bool) -> None:
         """Takes the metrics of a step, and prints a line when one is due."""
         self._losses.append(line["loss"])
-        self._bar.update(self._task, completed=line["step"])
-        now, step = time.monotonic(), line["step"]
-        if not self._compiled:  # which does not count against the speed
-            say(f"{self._name}  first step after {now - self._printed_at:.1f} s")
-            self._compiled, self._printed_at, self._printed_step = True, now, step
-            return
         if not due:
             return
+        now, step = time.monotonic(), line["step"]
         rate = (step - self._printed_step) / max(now - self._printed_at, 1e-9)
         loss = sum(self._losses) / len(self._losses)
         minutes, seconds = divmod(round((self._steps - step) / rate), 60)
         say(
-            f"{self._name}  step {step}/{self._steps} {step / self._steps:4.0%}  "
-            f"loss {loss:.4f}  bpb {bits(loss):.4f}  lr {line['lr']:.2e}  "
+            f"{step}/{self._steps}  loss {loss:.4f}  lr {line['lr']:.1e}  "
             f"{line['phase']:8}  {rate * self._tokens:,.0f} tokens/s  "
             f"ETA {minutes}:{seconds:02d}"
         )
         self._losses, self._printed_at, self._printed_step = [], now, step
 
-    def evaluation(self, line: Line, seconds: float) -> None:
-        """Prints an evaluation, whose time does not count against the speed."""
-        say(f"{self._name}  step {line['step']}/{self._steps}  {_losses(line)}")
-        self._printed_at += seconds
+    def evaluation(self, line: Line) -> None:
+        say(f"{line['step']}/{self._steps}  {losses(line)}")
 
-    def close(self) -> None:
-        self._bar.stop()
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """For work whose time does not count against the speed."""
+        started_at = time.monotonic()
+        yield
+        self._printed_at += time.monotonic() - started_at
 
 
-def bits(nats: float) -> float:
-    return nats / math.log(2)
+def bits(nats: float, bytes_per_token: float = 1.0) -> float:
+    """Bits per byte: comparable whatever the tokens are."""
+    return nats / math.log(2) / bytes_per_token
 
 
 def _summary_writer(folder: Path, step: int):

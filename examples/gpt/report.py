@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from optax_wsd.laws import Cooldowns
 
-from .progress import bits, read_metrics
+from .progress import read_metrics, say
 
 COLORS = {
     "stable": "#444444",
@@ -28,25 +28,40 @@ LABELS = {
 }
 
 
+def say_table(report: dict[str, Any]) -> None:
+    """Prints the first table of the report, for a narrow terminal."""
+    say("budget   branch   cosine   difference   steps trained: branch, cosine")
+    for branch, cosine in _pairs(report):
+        difference = branch["val_loss"] - cosine["val_loss"]
+        say(
+            f"{branch['budget_steps']:6d}  {branch['val_loss']:7.4f}  "
+            f"{cosine['val_loss']:7.4f}  {difference:+11.4f}  "
+            f"{branch['steps_trained']:22d}  {cosine['steps_trained']:6d}"
+        )
+
+
+def _pairs(report: dict[str, Any]):
+    """The branch and the cosine run of every budget."""
+    of = {
+        name: [run for run in report["runs"] if run["schedule"] == name]
+        for name in ("wsd", "cosine")
+    }
+    return zip(of["wsd"], of["cosine"], strict=True)
+
+
 def write_table(
     path: Path,
     report: dict[str, Any],
     predictions: dict[int, tuple[float, float]] | str,
 ) -> None:
     """Writes the report as Markdown: budgets side by side, then what was paid."""
-    runs = report["runs"]
+    runs, data = report["runs"], report["data"]
     lines = [
         "| budget (steps) | branch of the trunk | cosine | difference "
         "| steps trained: branch | cosine |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
-    for branch in (run for run in runs if run["schedule"] == "wsd"):
-        (cosine,) = (
-            run
-            for run in runs
-            if run["schedule"] == "cosine"
-            and run["budget_steps"] == branch["budget_steps"]
-        )
+    for branch, cosine in _pairs(report):
         lines.append(
             f"| {branch['budget_steps']} | {branch['val_loss']:.4f} "
             f"| {cosine['val_loss']:.4f} "
@@ -57,8 +72,9 @@ def write_table(
     paid = report["steps_paid"]
     lines += [
         "",
-        f"Losses are nats per byte on held-out files of {report['data']['name']} "
-        f"({report['data']['bytes'] / 1e6:.1f} MB). The trunk and its branches took "
+        f"Losses are nats per {data['unit'][:-1]} on what is held out from "
+        f"{data['name']} ({(data['train'] + data['held_out']) / 1e6:.1f}M "
+        f"{data['unit']}). The trunk and its branches took "
         f"{paid['branched']} steps, the cosine runs {paid['cosine']}: "
         f"{report['compute_ratio']:.2f} of their compute.",
         "",
@@ -66,7 +82,7 @@ def write_table(
         "|:---|---:|---:|---:|",
         *(
             f"| {run['name']} | {run['budget_steps']} | {run['val_loss']:.4f} "
-            f"| {bits(run['val_loss']):.4f} |"
+            f"| {run['val_bpb']:.4f} |"
             for run in others
         ),
         "",
@@ -126,7 +142,7 @@ def draw(folder: Path, schedules: dict[str, str]) -> None:
             top.plot(*_curve(evaluations, "val_loss_ema"), **look, ls=":")
     low = min(ends)
     top.set_ylim(low - 0.05, low + 0.9)
-    top.set_ylabel("validation loss (nats per byte)")
+    top.set_ylabel("validation loss (nats)")
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("step")
     bottom.set_ylim(bottom=0)
@@ -173,7 +189,7 @@ def draw_plan(trunk: Path, plan: Cooldowns, branches: Sequence[Path]) -> None:
     low, high = min(plan.losses - plan.widths), max(late)
     axes.set_ylim(low - 0.1 * (high - low), high)
     axes.set_xlabel("step")
-    axes.set_ylabel("validation loss (nats per byte)")
+    axes.set_ylabel("validation loss (nats)")
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

@@ -3,23 +3,36 @@
 run.json        config, data, parent and versions, sealed by their checksum
 metrics.jsonl   one line a step and one an evaluation
 checkpoints/    see checkpoints.py
+tokenizer.json  that of its data, if those are tokens
 """
 
 import fcntl
+import hashlib
+import json
 import os
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 from .checkpoints import Checkpoints, read_sealed, write_sealed
-from .config import Config, UserError, differences, flatten, from_json, require, to_json
-from .data import Text
+from .config import (
+    CHANGE_AT_BRANCH,
+    FREE,
+    Config,
+    UserError,
+    differences,
+    flatten,
+    from_json,
+    require,
+    to_json,
+    with_changes,
+)
+from .data import Text, printable
+from .processes import agree, in_first_process
 from .progress import say
 
 Manifest = dict[str, Any]
@@ -32,65 +45,59 @@ class Run:
     folder: Path
     config: Config
     checkpoints: Checkpoints
-    _lock: Any = None
 
     @property
     def name(self) -> str:
-        return self.folder.name
-
-    def close(self) -> None:
-        try:
-            self.checkpoints.finish()
-        finally:
-            if self._lock is not None:
-                self._lock.close()
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
+        return printable(Path(self.folder.name))
 
 
-def open_run(folder: Path, config: Config, text: Text, parent: Manifest | None) -> Run:
+@contextmanager
+def open_run(
+    folder: Path, config: Config, text: Text, parent: Manifest | None = None
+) -> Iterator[Run]:
     """Makes a run's folder, or opens it to go on where it stopped.
 
     Raises:
         UserError: another process has it, it is something else, or it was made with
             other settings, data or parent.
     """
+    agree("data", text.identity)
     manifest = {
         "config": to_json(config),
         "data": text.manifest(),
         "parent": parent,
         "versions": versions(),
     }
-    lock, refusal = None, None
-    if jax.process_index() == 0:
+    lock = in_first_process(
+        lambda: _make_folder(folder, manifest, config, text.tokenizer),
+        f"Process 0 refuses {folder}.",
+    )
+    checkpoints = open_checkpoints(folder, manifest | {"config": config})
+    try:
+        yield Run(folder, config, checkpoints)
+    finally:
         try:
-            lock = _make_folder(folder, config, manifest)
-        except (UserError, OSError) as error:
-            refusal = error
-    if jax.process_count() > 1:  # none looks before the first has made it, or refused
-        refused = multihost_utils.broadcast_one_to_all(np.array(refusal is not None))
-        if refused and refusal is None:
-            raise UserError(f"Process 0 refuses {folder}.")
-    if refusal is not None:
-        raise refusal
-    return Run(folder, config, open_checkpoints(folder, config, text.sha256), lock)
+            checkpoints.finish()
+        finally:
+            if lock is not None:
+                lock.close()
 
 
-def _make_folder(folder: Path, config: Config, manifest: Manifest):
+def _make_folder(
+    folder: Path, manifest: Manifest, config: Config, tokenizer: str | None
+):
     """Checks or makes a run's folder, and returns its lock."""
-    path, parent = folder / "run.json", manifest["parent"]
+    try:
+        os.fspath(folder.absolute()).encode()
+    except UnicodeEncodeError as error:  # Orbax cannot write there
+        raise UserError(f"--out must be UTF-8, got {printable(folder)}.") from error
+    path = folder / "run.json"
     if path.exists():
-        old = read_manifest(folder)
-        _require_same(folder, old, config, manifest)
-        manifest["parent"] = parent and old["parent"] | parent
+        _require_same(folder, read_manifest(folder), config, manifest)
     else:
         names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
         require(
-            names <= {"lock", "run.json.tmp"},  # left by a run killed before its start
+            names <= {".lock", ".run.json.tmp"},  # of a run killed before its start
             f"{folder} holds other files than those of a run.",
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,16 +105,22 @@ def _make_folder(folder: Path, config: Config, manifest: Manifest):
     try:
         write_sealed(path, manifest)
         (folder / "checkpoints").mkdir(exist_ok=True)
+        if tokenizer is not None:
+            (folder / "tokenizer.json").write_text(tokenizer)
     except OSError:
         lock.close()
         raise
     return lock
 
 
-def open_checkpoints(folder: Path, config: Config, text_sha256: str) -> Checkpoints:
-    """The checkpoints of a run, which fit only the config and data that made them."""
-    every, identity = config.loop.snapshot_every, _identity(config, text_sha256)
-    return Checkpoints(folder / "checkpoints", identity, every)
+def open_checkpoints(folder: Path, manifest: Manifest) -> Checkpoints:
+    """The checkpoints of a run, which no other run's can take the place of."""
+    config = manifest["config"]
+    may_change = (*FREE, "steps", "optimizer.cooldown_steps", "optimizer.shape")
+    fields = {k: v for k, v in flatten(config).items() if not k.startswith(may_change)}
+    fields["data"] = manifest["data"]["identity"]
+    name = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    return Checkpoints(folder / "checkpoints", name, config.loop.snapshot_every)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -121,10 +134,22 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is not a run's manifest: {error}.") from error
 
 
+def read_tokenizer(folder: Path, manifest: Manifest) -> str | None:
+    """The tokenizer of a run, or None for one of bytes."""
+    data, path = manifest["data"], folder / "tokenizer.json"
+    if data["unit"] == "bytes":
+        return None
+    require(path.exists(), f"The tokens of {folder} have no tokenizer.json.")
+    content = path.read_bytes()
+    is_its_own = hashlib.sha256(content).hexdigest() == data["tokenizer"]
+    require(is_its_own, f"{path} was changed since it was written.")
+    return content.decode()
+
+
 def find_step(name: str) -> tuple[Path, int | None]:
     """The folder and step of RUN@STEP, or the folder RUN and None."""
     folder, at, step = name.rpartition("@")
-    if not at:
+    if not at or (Path(name) / "run.json").exists():
         return Path(name), None
     need = f"A run is given as RUN or RUN@STEP, such as runs/trunk@500, got {name}."
     require(bool(folder) and step.isdecimal(), need)
@@ -132,26 +157,54 @@ def find_step(name: str) -> tuple[Path, int | None]:
 
 
 def name_parent(folder: Path, branch_point: tuple[Path, int]) -> Manifest:
-    """How a branch's manifest names its trunk: the path from its own folder."""
-    trunk, step = branch_point
-    return {"run": os.path.relpath(trunk, folder), "step": step}
+    """How a run names the one that it comes from: by its step's seal, and a path."""
+    parent, step = branch_point
+    seal = Checkpoints(parent / "checkpoints").seal(step)
+    path = os.path.relpath(parent.resolve(), folder.resolve())
+    return {"run": path, "step": step, "seal": seal}
+
+
+def find_parent(folder: Path) -> Path:
+    """The trunk of a branch: where it was, or beside the branch by another name."""
+    parent, here = read_manifest(folder)["parent"], folder.resolve()
+    for place in (here / parent["run"], *_beside(folder)):
+        if _has(place, parent):
+            return place
+    raise UserError(
+        f"The trunk of {folder} is not in {here / parent['run']}, where it was, nor is "
+        f"it beside the branch under another name: move it to {here.parent}."
+    )
+
+
+def _beside(folder: Path) -> list[Path]:
+    """The runs beside a run, also where it is a link."""
+    places = {folder.parent, folder.resolve().parent}
+    return sorted(path.parent for p in places for path in p.glob("*/run.json"))
+
+
+def _has(run: Path, parent: Manifest) -> bool:
+    try:
+        return Checkpoints(run / "checkpoints").seal(parent["step"]) == parent["seal"]
+    except UserError:
+        return False
 
 
 def finished_branches(trunk: Path) -> list[Path]:
-    """The cooldowns of a trunk that lie beside it and have reached their end."""
+    """The cooldowns of a trunk that lie beside it and have reached their end.
+
+    Those that changed more than their rate and its shape, such as the data, are none.
+    """
     found = []
-    for path in sorted(trunk.parent.glob("*/run.json")):
-        folder = path.parent
+    for folder in _beside(trunk):
         try:
             manifest = read_manifest(folder)
         except UserError as error:
             say(f"{error} It is passed over.")
             continue
         parent, steps = manifest["parent"], manifest["config"].steps
-        if parent is None or "merged" in parent:
+        if parent is None or parent.get("changes", "merged") or not _has(trunk, parent):
             continue
-        is_branch = (folder / parent["run"]).resolve() == trunk.resolve()
-        if is_branch and steps in Checkpoints(folder / "checkpoints", None).steps():
+        if steps in Checkpoints(folder / "checkpoints").steps():
             found.append(folder)
     return found
 
@@ -164,8 +217,21 @@ def branch_config(trunk: Config, step: int, cooldown_steps: int, **changes) -> C
         start is None or step <= start,
         f"The trunk cools down from step {start} on: branch before it, not at {step}.",
     )
-    optimizer = replace(trunk.optimizer, cooldown_steps=cooldown_steps, **changes)
-    return replace(trunk, steps=step + cooldown_steps, optimizer=optimizer)
+    changes |= {"steps": step + cooldown_steps, "cooldown_steps": cooldown_steps}
+    return with_changes(trunk, **changes)
+
+
+def branch_changes(trunk: Manifest, config: Config, text: Text) -> list[str]:
+    """What a branch does otherwise than its trunk; refuses what it may not."""
+    refused = differences(trunk["config"], config, *CHANGE_AT_BRANCH)
+    if trunk["data"]["sha256"] != text.sha256:
+        refused.append(f"data: {trunk['data']['sha256'][:16]}, now {text.identity}")
+    require(not refused, f"A branch cannot change its trunk's {'; '.join(refused)}.")
+    lengths = ("steps", "optimizer.cooldown_steps", "optimizer.shape")
+    changes = differences(trunk["config"], config, *lengths)
+    if trunk["data"]["identity"] != text.identity:
+        changes.append(f"data: {trunk['data']['identity']}, now {text.identity}")
+    return changes
 
 
 def versions() -> dict[str, str]:
@@ -174,22 +240,16 @@ def versions() -> dict[str, str]:
     return {"python": python} | {name: metadata.version(name) for name in names}
 
 
-def _identity(config: Config, text_sha256: str) -> Manifest:
-    """What a checkpoint's weights depend on, but not where its run will end."""
-    free = {"steps", "optimizer.cooldown_steps", "optimizer.shape", "data.data"}
-    fields = flatten(config).items()
-    kept = {k: v for k, v in fields if k not in free and not k.startswith("loop.")}
-    return kept | {"data.sha256": text_sha256}
-
-
 def _require_same(folder: Path, old: Manifest, config: Config, new: Manifest) -> None:
-    changed = differences(old["config"], config)
-    if old["data"]["sha256"] != new["data"]["sha256"]:
-        names = (f"{m['data']['name']} {m['data']['sha256'][:12]}" for m in (old, new))
-        changed.append("data: " + ", now ".join(names))
-    origins = [_origin(manifest["parent"]) for manifest in (old, new)]
-    if origins[0] != origins[1]:
-        changed.append(f"parent: {origins[0]}, now {origins[1]}")
+    may_grow = ("steps",) if old["config"].cooldown_start is None else ()
+    changed = differences(old["config"], config, *may_grow)
+    texts = [f"{m['data']['name']} {m['data']['identity']}" for m in (old, new)]
+    if old["data"]["identity"] != new["data"]["identity"]:
+        changed.append("data: " + ", now ".join(texts))
+    parents = [m["parent"] or {} for m in (old, new)]
+    if any(parents[0].get(k) != parents[1].get(k) for k in ("seal", "step", "merged")):
+        origins = (f"{p['run']}@{p['step']}" if p else "none" for p in parents)
+        changed.append("parent: " + ", now ".join(origins))
     require(
         not changed,
         f"{folder} was made with other settings ({'; '.join(changed)}): "
@@ -197,16 +257,9 @@ def _require_same(folder: Path, old: Manifest, config: Config, new: Manifest) ->
     )
 
 
-def _origin(parent: Manifest | None) -> str:
-    if parent is None:
-        return "none"
-    merged = f" ({parent['merged']})" if "merged" in parent else ""
-    return f"{parent['run']}@{parent['step']}{merged}"
-
-
 def _lock(folder: Path):
     """Locks a folder until the file is closed or the process ends, however it ends."""
-    file = (folder / "lock").open("a+")
+    file = (folder / ".lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,9 +1,10 @@
-"""Text from a run, sampled byte by byte."""
+"""Text from a run, sampled token by token."""
 
 import functools
 import os
+import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -11,64 +12,66 @@ import numpy as np
 import tyro
 
 from . import model
-from .config import require
-from .data import END_OF_FILE
-from .progress import say
-from .signals import Signals
+from .config import Verb, require
+from .data import codec
+from .optimizer import Which
+from .runs import find_step, read_manifest, read_tokenizer
 from .train import load_run
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Verb):
     """Print text that a run's model writes."""
 
     # The run, or one of its checkpoints as RUN@STEP.
     run: Annotated[str, tyro.conf.Positional]
     # Text to go on from; by default the start of a file.
     prompt: str = ""
-    # Bytes to write.
-    bytes: int = 400
-    # 0 takes the likeliest byte.
+    # Tokens to write, or bytes where there are none.
+    tokens: int = 400
+    # 0 takes the likeliest.
     temperature: float = 0.8
-    # Raw weights, or the average that a stable run keeps.
-    weights: Literal["raw", "averaged"] = "raw"
+    # The weights as they were trained, or an average that a run with AdamW keeps.
+    which: Which = "raw"
     # Fixes the text.
     seed: int = 0
-    distributed: bool = False
 
     def __post_init__(self):
-        require(self.bytes >= 1, f"--bytes must be at least 1, got {self.bytes}.")
+        require(self.tokens >= 1, f"--tokens must be at least 1, got {self.tokens}.")
         require(
             0 <= self.temperature < 100,
             f"--temperature must be in [0, 100), got {self.temperature}.",
         )
 
-    def __call__(self, signals: Signals) -> None:
+    def __call__(self) -> None:
+        folder, _ = find_step(self.run)
+        encode, decode, end = codec(read_tokenizer(folder, read_manifest(folder)))
         config, trainer, state = load_run(self.run)
-        weights = trainer.weights(state)
-        params = weights.get("val_loss_ema" if self.weights == "averaged" else "")
-        params = weights["val_loss"] if params is None else params
         prompt = os.fsencode(self.prompt)  # any bytes, as the shell gave them
         written = sample(
             trainer.graphdef,
-            params,
-            prompt or END_OF_FILE,
-            self.bytes,
+            trainer.weights(state, which=self.which),
+            encode(prompt) or [end],
+            self.tokens,
             config.data.sequence_length,
             self.temperature,
             jax.random.key(self.seed),
         )
-        say((prompt + written).decode(errors="replace"))
+        if jax.process_index() == 0:  # what the model wrote, and nothing else
+            sys.stdout.buffer.write(prompt + decode(written) + b"\n")
+            sys.stdout.buffer.flush()
 
 
-def sample(graphdef, params, prompt: bytes, count, length, temperature, key) -> bytes:
-    """`count` bytes that follow a prompt, each given the last `length` at most."""
+def sample(
+    graphdef, params, prompt: list[int], count, length, temperature, key
+) -> list[int]:
+    """`count` tokens that follow a prompt, each given the last `length` at most."""
     prompt = prompt[-length:]
     window_L = jnp.zeros(length, jnp.int32)
-    window_L = window_L.at[: len(prompt)].set(np.frombuffer(prompt, np.uint8))
+    window_L = window_L.at[: len(prompt)].set(np.array(prompt, np.int32))
     keys = jax.random.split(key, count)
     write = jax.jit(functools.partial(_write, graphdef, temperature))
-    return bytes(np.asarray(write(params, window_L, len(prompt), keys), np.uint8))
+    return np.asarray(write(params, window_L, len(prompt), keys)).tolist()
 
 
 def _write(graphdef, temperature, params, window_L, filled, keys):

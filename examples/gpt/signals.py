@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave; a second one leaves at once."""
+"""Ctrl-C, SIGTERM and a terminal that is gone: finish the step, save, leave."""
 
 import os
 import signal
@@ -6,7 +6,9 @@ import signal
 import jax
 from jax.experimental import multihost_utils
 
-from .progress import say
+from . import progress
+
+WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
@@ -18,7 +20,7 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """Remembers the first signal while its context is open."""
+    """Remembers the first signal while its context is open; a second leaves at once."""
 
     def __init__(self):
         self.number: int | None = None
@@ -26,9 +28,9 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         # With several processes JAX itself watches for SIGTERM, and tells them all.
-        watched = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
-        for number in watched:
-            self._before[number] = signal.signal(number, self._remember)
+        for number in WATCHED if jax.process_count() == 1 else ():
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                self._before[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, *exception) -> None:
@@ -39,10 +41,12 @@ class Signals:
         """Whether to stop after this step; all processes of a run agree on it."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
+        if self.number is None and progress.nobody_reads:
+            self.number = signal.SIGPIPE
         return self.number is not None
 
     def _remember(self, number: int, frame) -> None:
         if self.number is not None:
             os._exit(128 + number)
         self.number = number
-        say("Stopping after this step; once more to stop at once, without saving.")
+        progress.say("Stopping after this step; once more to stop without saving.")

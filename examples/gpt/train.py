@@ -2,19 +2,29 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
-from .config import Config, UserError, require
-from .data import StepBatches, Text, batches_from, validation_batches
+from .config import Config, UserError, require, with_changes
+from .data import Text, training_batches, validation_batches
 from .optimizer import plan_cooldown
 from .plan import loss_if_cooled
 from .progress import Line, Metrics, Printer, bits, read_evaluations, say
-from .runs import Run, find_step, name_parent, open_checkpoints, open_run, read_manifest
+from .runs import (
+    Run,
+    branch_changes,
+    find_step,
+    name_parent,
+    open_checkpoints,
+    open_run,
+    read_manifest,
+)
 from .signals import Interrupted, Signals
 from .trainer import State, Trainer, make_trainer
 
@@ -29,7 +39,6 @@ def run_to_end(
     folder: Path,
     config: Config,
     text: Text,
-    signals: Signals,
     branch_point: tuple[Path, int] | None = None,
 ) -> dict[str, Any]:
     """Makes a run, or goes on with it, to its last step; returns its last evaluation.
@@ -40,34 +49,34 @@ def run_to_end(
         DivergedError: the loss is no longer finite, or has jumped; the checkpoints from
             before are intact.
     """
-    trainer, state, parent = make_trainer(config), None, None
+    vocabulary = max(config.model.vocabulary, text.vocabulary)
+    config = with_changes(config, vocabulary=vocabulary)
+    trainer, parent = make_trainer(config), None
     if branch_point is not None:
-        parent = name_parent(folder, branch_point)
-        if not open_checkpoints(folder, config, text.sha256).steps():
-            state, checksum = _branch_off(trainer, config, text, branch_point)
-            parent |= {"checksum": checksum}
+        trunk = read_manifest(branch_point[0])
+        changes = branch_changes(trunk, config, text)
+        parent = name_parent(folder, branch_point) | {"changes": changes}
     with open_run(folder, config, text, parent) as run:
-        found = run.checkpoints.restore_newest(trainer.abstract, say)
-        if found is not None:
-            state = found
-        elif state is None:
-            state = plan_cooldown(trainer.init(config.seed), config)
+        state = run.checkpoints.restore_newest(trainer.abstract, say)
+        if state is None:
+            state = _first_state(trainer, config, branch_point)
         step = int(state["step"])
         if step < config.steps:
-            say(f"{run.name}  from step {step} to {config.steps} in {folder}")
-            train(run, trainer, text, state, signals)
+            train(run, trainer, text, state)
             run.checkpoints.finish()
             if jax.process_count() > 1:  # a branch may start at the last step
                 multihost_utils.sync_global_devices(f"{folder} is trained")
         return last_evaluation(run.folder)
 
 
-def _branch_off(trainer, config, text, branch_point) -> tuple[State, str]:
-    """The trunk's state, its cooldown started, and the checksum of the trunk's step."""
+def _first_state(trainer: Trainer, config: Config, branch_point) -> State:
+    """Fresh weights, or those of a trunk, with the cooldown of the run planned."""
+    if branch_point is None:
+        return plan_cooldown(trainer.init(config.seed), config)
     trunk, step = branch_point
-    checkpoints = open_checkpoints(trunk, config, text.sha256)
-    checksum = checkpoints.keep(step)
-    return plan_cooldown(checkpoints.restore(step, trainer.abstract), config), checksum
+    checkpoints = open_checkpoints(trunk, read_manifest(trunk))
+    checkpoints.keep(step)
+    return plan_cooldown(checkpoints.restore(step, trainer.abstract), config)
 
 
 def load_run(name: str) -> tuple[Config, Trainer, State]:
@@ -76,43 +85,70 @@ def load_run(name: str) -> tuple[Config, Trainer, State]:
     manifest = read_manifest(folder)
     config = manifest["config"]
     trainer = make_trainer(config)
-    checkpoints = open_checkpoints(folder, config, manifest["data"]["sha256"])
+    checkpoints = open_checkpoints(folder, manifest)
     if step is not None:
         return config, trainer, checkpoints.restore(step, trainer.abstract)
     state = checkpoints.restore_newest(trainer.abstract, say)
     if state is None:
-        raise UserError(f"{folder} has no good checkpoint yet.")
+        raise UserError(f"{folder} has no checkpoint yet.")
     return config, trainer, state
 
 
-def train(run: Run, trainer: Trainer, text: Text, state: State, signals: Signals):
+def train(run: Run, trainer: Trainer, text: Text, state: State) -> None:
     """The loop: one step is dispatched before the metrics of the last are read."""
-    config = run.config
-    step = int(state["step"])
+    config, step, peak = run.config, int(state["step"]), run.config.optimizer.peak
+    train_step = introduce(run, trainer, text, step)
     validation = place_validation(trainer, config, text)
-    batches = batches_from(StepBatches(text.train, config.data, config.seed), step)
-    with Recorder(run, step) as recorder, Profile(run) as profile:
+    batches = training_batches(text, config.data, config.seed, step)
+    with Signals() as signals, Recorder(run, text, step) as recorder, Profile(run) as p:
         while step < config.steps:
-            profile.before(step, state)
+            p.before(step, state)
             batch = trainer.place(next(batches))
-            state, metrics = trainer.step(state, batch, config.optimizer.peak)
+            state, metrics = train_step(state, batch, np.float32(peak))
             recorder.dispatched(metrics)
             step += 1
             last, stopping = step == config.steps, signals.stop_at(step)
             if last or _is_due(step, config.loop.eval_every):
-                recorder.finish_step()
-                recorder.evaluation(trainer, state, validation)
+                recorder.evaluate(trainer, state, validation)
             saves = config.loop.save_every, config.loop.snapshot_every
             if last or stopping or _is_due(step, *saves):
-                recorder.finish_step()
-                run.checkpoints.save(step, state)
+                recorder.save(step, state)
             if stopping and not last:
                 raise Interrupted(signals, f"{run.name} is saved at step {step}.")
 
 
-def place_validation(trainer: Trainer, config: Config, text: Text) -> jax.Array:
-    """The batches of every evaluation, on the devices."""
-    return trainer.place(validation_batches(text, config.data), axis=1)
+def introduce(run: Run, trainer: Trainer, text: Text, step: int) -> Callable[..., Any]:
+    """Says what will be trained on what, and returns the compiled step."""
+    config, data = run.config, run.config.data
+    sizes = [x.size for x in jax.tree.leaves(trainer.abstract["params"])]
+    seen = data.batch_size * data.sequence_length * config.steps / len(text.train)
+    say(f"{run.folder}: from step {step} to {config.steps}, {seen:.2g} epochs")
+    for part in (text, text.mix):
+        if part is not None:
+            say(
+                f"  {part.name}: {len(part.train):,} {part.unit} to train on, "
+                f"{len(part.validation):,} held out"
+            )
+    started_at, devices = time.monotonic(), trainer.mesh.size
+    train_step, size = trainer.compiled_step(data.batch_size, data.sequence_length + 1)
+    say(
+        f"  {sum(sizes):,} parameters on {devices} {jax.default_backend()} "
+        f"device{'s' * (devices > 1)}, {size / 2**30:.2f} GiB each "
+        f"(compiled in {time.monotonic() - started_at:.1f} s)"
+    )
+    return train_step
+
+
+def place_validation(
+    trainer: Trainer, config: Config, text: Text
+) -> dict[str, jax.Array]:
+    """The batches of every evaluation on the devices, by the name of the loss."""
+    texts = {"val_loss": text, "val_loss_mix": text.mix}
+    return {
+        name: trainer.place(validation_batches(part, config.data), axis=1)
+        for name, part in texts.items()
+        if part is not None
+    }
 
 
 def _is_due(step: int, *periods: int) -> bool:
@@ -149,11 +185,12 @@ class Profile:
 class Recorder:
     """Writes and prints the metrics of a run, each step's while the next one runs."""
 
-    def __init__(self, run: Run, step: int):
+    def __init__(self, run: Run, text: Text, step: int):
         self._run, self._config, self._step = run, run.config, step
+        self._bytes_per_token = text.bytes_per_token
         tokens = run.config.data.batch_size * run.config.data.sequence_length
         self._metrics = Metrics(run.folder, step, run.config.loop.tensorboard)
-        self._printer = Printer(run.name, step, run.config.steps, tokens)
+        self._printer = Printer(step, run.config.steps, tokens)
         self._running: dict[str, Any] | None = None
         self._recent, self._skipped = self._metrics.last_losses, 0
 
@@ -161,7 +198,6 @@ class Recorder:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._printer.close()
         self._metrics.close()
 
     def dispatched(self, metrics: dict[str, Any]) -> None:
@@ -209,21 +245,32 @@ class Recorder:
             f"{self._run.name}: {what}; the last good checkpoint: {good}."
         )
 
-    def evaluation(self, trainer: Trainer, state: State, validation) -> None:
+    def save(self, step: int, state: State) -> None:
+        """Starts to save the state after the last step."""
+        self.finish_step()
+        with self._printer.uncounted():
+            self._run.checkpoints.save(step, state)
+
+    def evaluate(self, trainer: Trainer, state: State, validation) -> None:
         """Evaluates the weights after the last step.
 
         In a stable run the averaged weights too, and what a cooldown would reach.
         """
-        started_at = time.monotonic()
-        weights, is_stable = trainer.weights(state), self._config.is_stable
-        if not is_stable:
-            weights = {"val_loss": weights["val_loss"]}
-        losses = {n: float(trainer.evaluate(p, validation)) for n, p in weights.items()}
-        if is_stable and jax.process_index() == 0:  # the one that writes the metrics
-            losses |= loss_if_cooled(self._run.folder, self._config, self._step)
-        line = {"step": self._step, **losses, "val_bpb": bits(losses["val_loss"])}
-        self._metrics.write(line)
-        self._printer.evaluation(line, time.monotonic() - started_at)
+        self.finish_step()
+        stable, losses = self._config.is_stable, {}
+        with self._printer.uncounted():
+            for which in ("raw", "ema") if stable else ("raw",):
+                weights = trainer.weights(state, which=which)
+                for name, batches in validation.items():
+                    name += "_ema" * (which == "ema")
+                    losses[name] = float(trainer.evaluate(weights, batches))
+            if stable and jax.process_index() == 0:  # the one that writes the metrics
+                losses |= loss_if_cooled(self._run.folder, self._config, self._step)
+            line = {"step": self._step, **losses}
+            if self._bytes_per_token is not None:
+                line["val_bpb"] = bits(losses["val_loss"], self._bytes_per_token)
+            self._metrics.write(line)
+            self._printer.evaluation(line)
 
 
 def last_evaluation(folder: Path) -> Line:

@@ -39,6 +39,7 @@ class Trainer:
             (len(devices),), ("data",), (AxisType.Auto,), devices=devices
         )
         self.config, self.graphdef = config, model.graph(model_config, loop.remat)
+        self.accumulate = loop.accumulate
         abstract = jax.eval_shape(functools.partial(self._init, model_config), 0)
         self.shardings = jax.tree.map(self._shard_largest_axis, abstract)
         self.abstract: State = jax.tree.map(
@@ -46,14 +47,19 @@ class Trainer:
             abstract,
             self.shardings,
         )
-        _require_memory(self.abstract, devices)
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.abstract))
+        _require_memory("Params and optimizer state need", size / len(devices), devices)
         self.init = jax.jit(
             functools.partial(self._init, model_config), out_shardings=self.shardings
         )
         self.step = jax.jit(
             self._step, donate_argnums=0, out_shardings=(self.shardings, None)
         )
-        self.weights = jax.jit(functools.partial(optimizer.weights_to_evaluate, config))
+        self.compiled_step = functools.cache(self._compile)
+        self.weights = jax.jit(
+            functools.partial(optimizer.weights_to_evaluate, config),
+            static_argnames="which",
+        )
         self.evaluate = _shared_evaluation(model_config, self.mesh)
 
     def place(self, rows: np.ndarray, axis: int = 0) -> jax.Array:
@@ -69,26 +75,39 @@ class Trainer:
         step = jnp.zeros([], jnp.int32)
         return {"step": step, "params": params, "opt_state": opt_state}
 
+    def _compile(self, *shape: int):
+        """The step for batches of a shape, and its bytes on each device."""
+        rows = NamedSharding(self.mesh, PartitionSpec("data"))
+        tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+        peak = jax.ShapeDtypeStruct((), jnp.float32)
+        step = self.step.lower(self.abstract, tokens, peak).compile()
+        memory = step.memory_analysis()
+        size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        _require_memory("Its step needs", size, list(self.mesh.devices.flat))
+        return step, size
+
     def _step(self, state: State, tokens_BxM, peak):
         tx = optimizer.make_optimizer(self.config, peak)
+        params, opt_state = state["params"], state["opt_state"]
 
-        def micro_step(carry, tokens):
-            params, opt_state = carry
+        def gradient(tokens):
             with use_abstract_mesh(self.mesh.abstract_mesh):
-                loss, grads = jax.value_and_grad(
+                return jax.value_and_grad(
                     lambda params: model.next_byte_loss(self.graphdef, params, tokens)
                 )(params)
-            updates, opt_state = tx.update(grads, opt_state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, opt_state), (loss, optax.tree.norm(grads))
 
-        rate = optimizer.learning_rate(self.config, peak, state)
+        def add_gradient(total, tokens):
+            return optax.tree.add(total, gradient(tokens)), None
+
         # Micro-batches take every k-th row, so that each device keeps its own rows.
-        parts = tokens_BxM.reshape(-1, self.config.accumulate, tokens_BxM.shape[1])
-        (params, opt_state), (loss, norm) = jax.lax.scan(
-            micro_step, (state["params"], state["opt_state"]), parts.swapaxes(0, 1)
-        )
-        metrics = {"loss": loss.mean(), "grad_norm": norm.mean(), "lr": rate}
+        k = self.accumulate
+        parts = tokens_BxM.reshape(-1, k, tokens_BxM.shape[1]).swapaxes(0, 1)
+        total, _ = jax.lax.scan(add_gradient, gradient(parts[0]), parts[1:])
+        loss, grads = optax.tree.scale(1 / k, total)
+        rate = optimizer.learning_rate(self.config, peak, state)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
         new = {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
         return new, metrics
 
@@ -118,7 +137,11 @@ def _shared_evaluation(model_config: ModelConfig, mesh: Mesh):
 def make_trainer(config: Config) -> Trainer:
     """The trainer of a config, shared by all that differ in rates and lengths only."""
     optimizer_config = replace(config.optimizer, peak=1.0, cooldown_steps=0)
-    loop = LoopConfig(devices=config.loop.devices, remat=config.loop.remat)
+    loop = LoopConfig(
+        devices=config.loop.devices,
+        remat=config.loop.remat,
+        accumulate=config.loop.accumulate,
+    )
     trainer = _shared_trainer(config.model, optimizer_config, loop)
     require(
         config.data.batch_size % trainer.mesh.size == 0,
@@ -135,21 +158,20 @@ def make_trainer(config: Config) -> Trainer:
 _shared_trainer = functools.lru_cache(Trainer)
 
 
-def _require_memory(abstract: State, devices: list[Any]) -> None:
-    """Refuses a model whose params and state alone do not fit on the devices here.
+def _require_memory(what: str, each: float, devices: list[Any]) -> None:
+    """Refuses what takes more bytes on each device than there are.
 
     XLA's CPU client does not come back from an allocation that fails.
     """
     here = [d for d in devices if d in jax.local_devices()]
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
-    need = size * len(here) / len(devices)
     limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in here]
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    there = sum(limits) or machine
+    need, there = each * len(here), sum(limits) or machine
     require(
         need < there,
-        f"Params and optimizer state need {need / 2**30:,.0f} GiB, and there are "
-        f"{there / 2**30:,.0f}: lower --width or --depth.",
+        f"{what} {need / 2**30:,.0f} GiB, and "
+        f"there are {there / 2**30:,.0f}: lower --width, --depth or --batch-size, or "
+        "take --accumulate or --remat.",
     )
 
 

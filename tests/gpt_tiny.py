@@ -24,6 +24,11 @@ from examples.gpt.train import run_to_end
 from examples.gpt.trainer import make_trainer
 
 STEPS = 12
+TINY = (
+    "--width 16 --depth 1 --heads 1 --sequence-length 8 --batch-size 8 --peak 0.01 "
+    "--validation-sequences 16 --warmup-steps 3 --eval-every 4 --save-every 4 "
+    "--snapshot-every 4 --log-every 4 --devices 1"
+).split()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,6 +40,7 @@ def quick_compile():
 
 
 def write_text(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     for i in range(40):
         lines = (f"file {i}, line {j}: {i * j}\n" for j in range(10))
         (folder / f"{i}.txt").write_text("".join(lines))

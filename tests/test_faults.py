@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from benchmarks import faults
+from tests import gpt_faults as faults
 from tests.gpt_tiny import quick_compile  # noqa: F401
 
 

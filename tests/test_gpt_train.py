@@ -222,7 +222,6 @@ def test_a_branch_must_match_its_trunk(trunk, text, tmp_path, changes, sentence)
 
 
 def test_a_cooldown_mixes_another_text_in(trunk, text, tmp_path):
-    (tmp_path / "text").mkdir()
     (write_text(tmp_path / "text") / "1.txt").write_text("other words\n" * 99)
     config = branch_config(tiny_config(text), BRANCH, 4)
     config = with_changes(config, mix=f"{tmp_path}/text=0.5")
@@ -241,7 +240,6 @@ def test_a_cooldown_mixes_another_text_in(trunk, text, tmp_path):
 
 
 def test_a_branch_sees_that_the_text_has_changed(trunk, text, tmp_path):
-    (tmp_path / "text").mkdir()
     other = write_text(tmp_path / "text")
     (other / "1.txt").write_text("changed")
     config = branch_config(tiny_config(other), BRANCH, COOLDOWN)

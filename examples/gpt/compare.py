@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +23,8 @@ from .config import (
 )
 from .data import Text, load_text
 from .plan import curve, fit_law, plan_cooldowns
-from .progress import bits, read_evaluations, say
-from .report import draw, say_table, write_table
+from .progress import bits_per_byte, read_evaluations, say
+from .report import draw, write_table
 from .runs import branch_config, versions
 from .train import run_to_end
 from .trainer import check_devices
@@ -119,7 +118,6 @@ class Compare(Verb):
             write_json(self.out / "report.json", report)
             write_table(self.out / "report.md", report, self.predictions())
             draw(self.out, {run.name: run.schedule for run in planned})
-            say_table(report)
         say(f"{self.out}/report.md, report.png and report.json are written.")
 
     def plan(self, starts: dict[int, int], trunk_steps: int) -> Iterator[Planned]:
@@ -207,7 +205,7 @@ class Compare(Verb):
             "budget_steps": run.config.steps,
             "steps_trained": steps,
             "val_loss": loss,
-            "val_bpb": bits(loss, bytes_per_token or math.nan),
+            **bits_per_byte(loss, bytes_per_token),
             "dir": str(self.out / run.name),
         }
 

@@ -247,10 +247,11 @@ def with_changes(config: Any, **changes: Any) -> Any:
     """A config with other values of fields, wherever in it they are."""
     new = {}
     for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            value = with_changes(value, **changes)
-        new[item.name] = changes.get(item.name, value)
+        old = getattr(config, item.name)
+        is_nested = dataclasses.is_dataclass(old)
+        new[item.name] = (
+            with_changes(old, **changes) if is_nested else changes.get(item.name, old)
+        )
     return type(config)(**new)
 
 

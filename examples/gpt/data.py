@@ -79,8 +79,10 @@ def load_text(config: DataConfig) -> Text:
 
 
 def _load(config: DataConfig, path: Path | None) -> Text:
-    are_tokens = path is not None and _are_tokens(path)
-    text = _read_tokens(path) if are_tokens else _read_text(config, path)
+    if path is not None and _are_tokens(path):
+        text = _read_tokens(path)
+    else:
+        text = _read_text(config, path)
     need = config.sequence_length + 1
     parts = {"to train on": text.train, "that are held out": text.validation}
     for what, part in parts.items():

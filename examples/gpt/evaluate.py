@@ -1,6 +1,7 @@
 """Checkpoints evaluated on any text, or exported to be read without this program."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +13,8 @@ import tyro
 from .config import Verb, require, to_json, with_changes
 from .data import Text, codec, load_text
 from .optimizer import Which
-from .progress import bits, say
-from .runs import find_step, read_manifest, read_tokenizer
-from .train import load_run, place_validation
+from .progress import bits_per_byte, say
+from .train import Loaded, load_run, place_validation
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,21 @@ class Evaluate(Verb):
 
     def __call__(self) -> None:
         say("val_loss  bits/byte  weights")
+        changes = {} if self.data is None else {"data": self.data, "mix": None}
+        if self.validation_sequences is not None:
+            changes["validation_sequences"] = self.validation_sequences
         for name in self.runs:
-            config, trainer, state = load_run(name)
-            data = {} if self.data is None else {"data": self.data, "mix": None}
-            if self.validation_sequences is not None:
-                data["validation_sequences"] = self.validation_sequences
-            config = with_changes(config, **data)
-            folder, _ = find_step(name)
-            tokenizer = read_tokenizer(folder, read_manifest(folder))
-            text = as_tokens(load_text(config.data), tokenizer)
-            validation = place_validation(trainer, config, text)["val_loss"]
+            run = load_run(name)
+            config = with_changes(run.config, **changes)
+            text = in_words_of(run, load_text(config.data))
+            validation = place_validation(run.trainer, config, text)["val_loss"]
             for which in self.which:
                 if which != "raw" and config.optimizer.optimizer != "adamw":
                     continue
-                weights = trainer.weights(state, which=which)
-                loss = float(trainer.evaluate(weights, validation))
-                known = text.bytes_per_token
-                bpb = f"{bits(loss, known):9.4f}" if known else "        -"
-                say(f"{loss:8.4f}  {bpb}  {name} step {int(state['step'])} {which}")
+                weights = run.trainer.weights(run.state, which=which)
+                loss = float(run.trainer.evaluate(weights, validation))
+                bpb = bits_per_byte(loss, text.bytes_per_token).get("val_bpb", math.nan)
+                say(f"{loss:8.4f}  {bpb:9.4f}  {name} step {run.state['step']} {which}")
 
 
 @dataclass(frozen=True)
@@ -70,14 +67,14 @@ class Export:
         from safetensors.numpy import save_file
 
         require(not self.out.exists(), f"{self.out} is there already.")
-        config, trainer, state = load_run(self.run)
-        weights = trainer.weights(state, which=self.which)
+        run = load_run(self.run)
+        weights = run.trainer.weights(run.state, which=self.which)
         arrays = {
             ".".join(str(getattr(key, "key", key)) for key in path): np.asarray(array)
             for path, array in jax.tree.leaves_with_path(weights)
         }
-        about = {"run": self.run, "step": str(state["step"]), "which": self.which}
-        about["config"] = json.dumps(to_json(config))
+        about = {"run": self.run, "step": str(run.state["step"]), "which": self.which}
+        about["config"] = json.dumps(to_json(run.config))
         draft = self.out.with_name(f".{self.out.name}.tmp")
         save_file(arrays, draft, about)
         draft.rename(self.out)
@@ -85,13 +82,13 @@ class Export:
         say(f"{self.out}: {size:,} numbers of {self.run}, {self.which}")
 
 
-def as_tokens(text: Text, tokenizer: str | None) -> Text:
-    """A text as a model with this tokenizer reads it."""
-    if text.tokenizer == tokenizer:
+def in_words_of(run: Loaded, text: Text) -> Text:
+    """A text as the model of a run reads it."""
+    others = f"{text.name} is not made of the run's tokens."
+    if text.unit == run.unit:
+        require(text.tokenizer == run.tokenizer, others)
         return text
-    require(text.unit == "bytes", f"{text.name} is not made of the run's tokens.")
-    encode, *_ = codec(tokenizer)
-    size, tokens = len(text.validation), encode(text.validation.tobytes())
-    return replace(
-        text, validation=np.array(tokens), bytes_per_token=size / len(tokens)
-    )
+    require(text.unit == "bytes" and run.tokenizer is not None, others)
+    encode, *_ = codec(run.tokenizer)
+    size, tokens = len(text.validation), np.array(encode(text.validation.tobytes()))
+    return replace(text, validation=tokens, bytes_per_token=size / len(tokens))

@@ -1,9 +1,8 @@
 """Weights merged from a stable run's snapshots, as a run that can be evaluated."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -13,7 +12,7 @@ from .checkpoints import Checkpoints
 from .config import Config, ShapeName, UserError, Verb, require
 from .data import load_text
 from .optimizer import AVERAGE_WIDTHS
-from .progress import Metrics, bits, say, say_done
+from .progress import Metrics, bits_per_byte, say, say_done
 from .runs import find_step, name_parent, open_checkpoints, open_run, read_manifest
 from .train import place_validation
 from .trainer import Trainer, make_trainer
@@ -44,7 +43,14 @@ class Merge(Verb):
         steps = _snapshots(checkpoints, config, step)
         last = -(-len(steps) // 2) if self.last is None else self.last
         name = f"last-{last}-{self.shape}" if self.ema is None else f"ema-{self.ema}"
-        params = self._merge(checkpoints, trainer, steps, last)
+        if self.ema is None:
+            require(
+                1 <= last <= len(steps),
+                f"--last must be from 1 to {len(steps)}, the number of snapshots, "
+                f"got {last}.",
+            )
+            steps = steps[-last:]
+        params = self._merge(checkpoints, trainer, steps)
         state = checkpoints.restore(steps[-1], trainer.abstract)
         validation = place_validation(trainer, config, text)["val_loss"]
         before = float(trainer.evaluate(state["params"], validation))
@@ -56,51 +62,30 @@ class Merge(Verb):
             loss = float(trainer.evaluate(params, validation))
             metrics = Metrics(out, steps[-1] - 1, config.loop.tensorboard)
             line = {"step": steps[-1], "val_loss": loss}
-            if text.bytes_per_token is not None:
-                line["val_bpb"] = bits(loss, text.bytes_per_token)
+            line |= bits_per_byte(loss, text.bytes_per_token)
             metrics.write(line)
             metrics.close()
             run.checkpoints.save(steps[-1], state)
         say(f"{folder} had val_loss {before:.4f} at step {steps[-1]}.")
         say_done(out, line)
 
-    def _merge(
-        self, checkpoints: Checkpoints, trainer: Trainer, steps: list[int], last: int
-    ):
+    def _merge(self, checkpoints: Checkpoints, trainer: Trainer, steps: list[int]):
+        states = (checkpoints.restore(step, trainer.abstract) for step in steps)
+        gammas = {n: optax_wsd.gamma_from_width(w) for n, w in AVERAGE_WIDTHS.items()}
         try:
             if self.ema is None:
-                return self._merge_last(checkpoints, trainer, steps, last)
-            return self._rebuild_average(checkpoints, trainer, steps, self.ema)
+                shape = getattr(optax_wsd.shapes, self.shape)
+                weights = optax_wsd.merge_weights(len(steps), shape)
+                return optax_wsd.merge_params((s["params"] for s in states), weights)
+            stored = [(step, gamma) for step in steps for gamma in gammas.values()]
+            gamma = optax_wsd.gamma_from_width(self.ema)
+            weights = optax_wsd.post_hoc_ema_weights(stored, gamma, steps[-1])
+            averages = (
+                trainer.weights(s, which=name) for s in states for name in gammas
+            )
+            return optax_wsd.merge_params(averages, weights)
         except ValueError as error:  # of optax_wsd, about a number given here
             raise UserError(str(error)) from error
-
-    def _merge_last(self, checkpoints, trainer, steps, last: int):
-        require(
-            1 <= last <= len(steps),
-            f"--last must be from 1 to {len(steps)}, the number of snapshots, "
-            f"got {last}.",
-        )
-        steps = steps[-last:]
-        shape = getattr(optax_wsd.shapes, self.shape)
-        snapshots = (checkpoints.restore(s, trainer.abstract)["params"] for s in steps)
-        weights = optax_wsd.merge_weights(len(steps), shape)
-        return optax_wsd.merge_params(snapshots, weights)
-
-    def _rebuild_average(self, checkpoints, trainer, steps, width: float):
-        gammas = {n: optax_wsd.gamma_from_width(w) for n, w in AVERAGE_WIDTHS.items()}
-        stored = [(step, gamma) for step in steps for gamma in gammas.values()]
-        gamma = optax_wsd.gamma_from_width(width)
-        weights = optax_wsd.post_hoc_ema_weights(stored, gamma, steps[-1])
-
-        def averages() -> Iterator[Any]:
-            for step in steps:
-                state = checkpoints.restore(step, trainer.abstract)
-                for name in gammas:
-                    yield optax_wsd.eval_params(
-                        state["opt_state"], state["params"], which=name
-                    )
-
-        return optax_wsd.merge_params(averages(), weights)
 
 
 def _snapshots(checkpoints: Checkpoints, config: Config, last: int | None) -> list[int]:

@@ -142,9 +142,11 @@ class Printer:
         self._printed_at += time.monotonic() - started_at
 
 
-def bits(nats: float, bytes_per_token: float = 1.0) -> float:
-    """Bits per byte: comparable whatever the tokens are."""
-    return nats / math.log(2) / bytes_per_token
+def bits_per_byte(nats: float, bytes_per_token: float | None) -> dict[str, float]:
+    """The loss that compares runs whatever their tokens are, where it is known."""
+    if bytes_per_token is None:
+        return {}
+    return {"val_bpb": nats / math.log(2) / bytes_per_token}
 
 
 def _summary_writer(folder: Path, step: int):

@@ -28,27 +28,6 @@ LABELS = {
 }
 
 
-def say_table(report: dict[str, Any]) -> None:
-    """Prints the first table of the report, for a narrow terminal."""
-    say("budget   branch   cosine   difference   steps trained: branch, cosine")
-    for branch, cosine in _pairs(report):
-        difference = branch["val_loss"] - cosine["val_loss"]
-        say(
-            f"{branch['budget_steps']:6d}  {branch['val_loss']:7.4f}  "
-            f"{cosine['val_loss']:7.4f}  {difference:+11.4f}  "
-            f"{branch['steps_trained']:22d}  {cosine['steps_trained']:6d}"
-        )
-
-
-def _pairs(report: dict[str, Any]):
-    """The branch and the cosine run of every budget."""
-    of = {
-        name: [run for run in report["runs"] if run["schedule"] == name]
-        for name in ("wsd", "cosine")
-    }
-    return zip(of["wsd"], of["cosine"], strict=True)
-
-
 def write_table(
     path: Path,
     report: dict[str, Any],
@@ -57,17 +36,23 @@ def write_table(
     """Writes the report as Markdown: budgets side by side, then what was paid."""
     runs, data = report["runs"], report["data"]
     lines = [
-        "| budget (steps) | branch of the trunk | cosine | difference "
-        "| steps trained: branch | cosine |",
+        "| budget (steps) | branch | cosine | difference | steps: branch | cosine |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
-    for branch, cosine in _pairs(report):
+    for branch in (run for run in runs if run["schedule"] == "wsd"):
+        (cosine,) = (
+            run
+            for run in runs
+            if run["schedule"] == "cosine"
+            and run["budget_steps"] == branch["budget_steps"]
+        )
         lines.append(
             f"| {branch['budget_steps']} | {branch['val_loss']:.4f} "
             f"| {cosine['val_loss']:.4f} "
             f"| {branch['val_loss'] - cosine['val_loss']:+.4f} "
             f"| {branch['steps_trained']} | {cosine['steps_trained']} |"
         )
+    say("\n".join(lines))
     others = [run for run in runs if run["schedule"] not in ("wsd", "cosine")]
     paid = report["steps_paid"]
     lines += [
@@ -82,7 +67,7 @@ def write_table(
         "|:---|---:|---:|---:|",
         *(
             f"| {run['name']} | {run['budget_steps']} | {run['val_loss']:.4f} "
-            f"| {run['val_bpb']:.4f} |"
+            f"| {run.get('val_bpb', float('nan')):.4f} |"
             for run in others
         ),
         "",

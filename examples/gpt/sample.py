@@ -15,7 +15,6 @@ from . import model
 from .config import Verb, require
 from .data import codec
 from .optimizer import Which
-from .runs import find_step, read_manifest, read_tokenizer
 from .train import load_run
 
 
@@ -44,16 +43,17 @@ class Sample(Verb):
         )
 
     def __call__(self) -> None:
-        folder, _ = find_step(self.run)
-        encode, decode, end = codec(read_tokenizer(folder, read_manifest(folder)))
-        config, trainer, state = load_run(self.run)
+        run = load_run(self.run)
+        has_words = run.unit == "bytes" or run.tokenizer is not None
+        require(has_words, f"The tokens of {self.run} have no tokenizer.json.")
+        encode, decode, end = codec(run.tokenizer)
         prompt = os.fsencode(self.prompt)  # any bytes, as the shell gave them
         written = sample(
-            trainer.graphdef,
-            trainer.weights(state, which=self.which),
+            run.trainer.graphdef,
+            run.trainer.weights(run.state, which=self.which),
             encode(prompt) or [end],
             self.tokens,
-            config.data.sequence_length,
+            run.config.data.sequence_length,
             self.temperature,
             jax.random.key(self.seed),
         )

@@ -3,19 +3,21 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from .checkpoints import Checkpoints
 from .config import Config, UserError, require, with_changes
 from .data import Text, training_batches, validation_batches
 from .optimizer import plan_cooldown
 from .plan import loss_if_cooled
-from .progress import Line, Metrics, Printer, bits, read_evaluations, say
+from .progress import Line, Metrics, Printer, bits_per_byte, read_evaluations, say
 from .runs import (
     Run,
     branch_changes,
@@ -24,6 +26,7 @@ from .runs import (
     open_checkpoints,
     open_run,
     read_manifest,
+    read_tokenizer,
 )
 from .signals import Interrupted, Signals
 from .trainer import State, Trainer, make_trainer
@@ -51,47 +54,53 @@ def run_to_end(
     """
     vocabulary = max(config.model.vocabulary, text.vocabulary)
     config = with_changes(config, vocabulary=vocabulary)
-    trainer, parent = make_trainer(config), None
+    trainer, state, parent = make_trainer(config), None, None
     if branch_point is not None:
-        trunk = read_manifest(branch_point[0])
-        changes = branch_changes(trunk, config, text)
+        trunk, at = branch_point
+        manifest = read_manifest(trunk)
+        changes = branch_changes(manifest, config, text)
         parent = name_parent(folder, branch_point) | {"changes": changes}
+        if not Checkpoints(folder / "checkpoints").steps():
+            checkpoints = open_checkpoints(trunk, manifest)
+            checkpoints.keep(at)
+            state = checkpoints.restore(at, trainer.abstract)
     with open_run(folder, config, text, parent) as run:
-        state = run.checkpoints.restore_newest(trainer.abstract, say)
-        if state is None:
-            state = _first_state(trainer, config, branch_point)
-        step = int(state["step"])
+        found = run.checkpoints.restore_newest(trainer.abstract, say)
+        if found is None:
+            found = plan_cooldown(state or trainer.init(config.seed), config)
+        step = int(found["step"])
         if step < config.steps:
-            train(run, trainer, text, state)
+            train(run, trainer, text, found)
             run.checkpoints.finish()
             if jax.process_count() > 1:  # a branch may start at the last step
                 multihost_utils.sync_global_devices(f"{folder} is trained")
         return last_evaluation(run.folder)
 
 
-def _first_state(trainer: Trainer, config: Config, branch_point) -> State:
-    """Fresh weights, or those of a trunk, with the cooldown of the run planned."""
-    if branch_point is None:
-        return plan_cooldown(trainer.init(config.seed), config)
-    trunk, step = branch_point
-    checkpoints = open_checkpoints(trunk, read_manifest(trunk))
-    checkpoints.keep(step)
-    return plan_cooldown(checkpoints.restore(step, trainer.abstract), config)
+class Loaded(NamedTuple):
+    """A checkpoint and what it needs to be used."""
+
+    config: Config
+    trainer: Trainer
+    state: State
+    unit: str
+    tokenizer: str | None
 
 
-def load_run(name: str) -> tuple[Config, Trainer, State]:
-    """The config, trainer and state of RUN, at its newest good step, or of RUN@STEP."""
+def load_run(name: str) -> Loaded:
+    """RUN at its newest good step, or RUN@STEP."""
     folder, step = find_step(name)
     manifest = read_manifest(folder)
-    config = manifest["config"]
-    trainer = make_trainer(config)
+    trainer = make_trainer(manifest["config"])
     checkpoints = open_checkpoints(folder, manifest)
-    if step is not None:
-        return config, trainer, checkpoints.restore(step, trainer.abstract)
-    state = checkpoints.restore_newest(trainer.abstract, say)
+    if step is None:
+        state = checkpoints.restore_newest(trainer.abstract, say)
+    else:
+        state = checkpoints.restore(step, trainer.abstract)
     if state is None:
         raise UserError(f"{folder} has no checkpoint yet.")
-    return config, trainer, state
+    tokenizer, unit = read_tokenizer(folder, manifest), manifest["data"]["unit"]
+    return Loaded(manifest["config"], trainer, state, unit, tokenizer)
 
 
 def train(run: Run, trainer: Trainer, text: Text, state: State) -> None:
@@ -139,47 +148,35 @@ def introduce(run: Run, trainer: Trainer, text: Text, step: int) -> Callable[...
     return train_step
 
 
-def place_validation(
-    trainer: Trainer, config: Config, text: Text
-) -> dict[str, jax.Array]:
+def place_validation(trainer: Trainer, config: Config, text: Text):
     """The batches of every evaluation on the devices, by the name of the loss."""
-    texts = {"val_loss": text, "val_loss_mix": text.mix}
-    return {
-        name: trainer.place(validation_batches(part, config.data), axis=1)
-        for name, part in texts.items()
-        if part is not None
-    }
+    texts = {"val_loss": text} | ({"val_loss_mix": text.mix} if text.mix else {})
+    rows = {name: validation_batches(part, config.data) for name, part in texts.items()}
+    return {name: trainer.place(part, axis=1) for name, part in rows.items()}
 
 
 def _is_due(step: int, *periods: int) -> bool:
     return any(step % period == 0 for period in periods)
 
 
-class Profile:
+class Profile(ExitStack):
     """Profiles the steps of --profile, as far as they are reached."""
 
     def __init__(self, run: Run):
+        super().__init__()
         self._folder = run.folder / "profile"
-        self._start, self._stop = run.config.loop.profile or (0, 0)
-        self._on = False
-
-    def __enter__(self) -> "Profile":
-        return self
+        self._steps, self._on = range(*(run.config.loop.profile or (0, 0))), False
 
     def before(self, step: int, state: State) -> None:
         """Starts or stops before a step of this number."""
-        on = self._start <= step < self._stop
-        if on != self._on:
+        if (step in self._steps) != self._on:
             jax.block_until_ready(state)
-            if on:
+            self._on = not self._on
+            if self._on:
                 jax.profiler.start_trace(str(self._folder))
+                self.callback(jax.profiler.stop_trace)
             else:
-                jax.profiler.stop_trace()
-            self._on = on
-
-    def __exit__(self, *exception) -> None:
-        if self._on:
-            jax.profiler.stop_trace()
+                self.close()
 
 
 class Recorder:
@@ -267,8 +264,7 @@ class Recorder:
             if stable and jax.process_index() == 0:  # the one that writes the metrics
                 losses |= loss_if_cooled(self._run.folder, self._config, self._step)
             line = {"step": self._step, **losses}
-            if self._bytes_per_token is not None:
-                line["val_bpb"] = bits(losses["val_loss"], self._bytes_per_token)
+            line |= bits_per_byte(losses["val_loss"], self._bytes_per_token)
             self._metrics.write(line)
             self._printer.evaluation(line)
 

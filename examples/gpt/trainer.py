@@ -81,7 +81,7 @@ class Trainer:
         tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
         peak = jax.ShapeDtypeStruct((), jnp.float32)
         step = self.step.lower(self.abstract, tokens, peak).compile()
-        memory = step.memory_analysis()
+        memory: Any = step.memory_analysis()
         size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         _require_memory("Its step needs", size, list(self.mesh.devices.flat))
         return step, size

@@ -1,22 +1,23 @@
 """Nothing lost: kills, corruptions and malformed commands, counted.
 
-    python -m benchmarks.faults                      everything, 5 to 9 minutes
-    python -m benchmarks.faults --only corruptions   or kills, or commands
-    python -m benchmarks.faults --seed 1             other moments, bits and mutations
+    python -m tests.gpt_faults                      everything, 5 to 9 minutes
+    python -m tests.gpt_faults --only corruptions   or kills, or commands
+    python -m tests.gpt_faults --seed 1             other moments, bits and mutations
 
-Runs of `examples.gpt` with a tiny model. *Kills*: a trunk, its cooldown and a merge are
-killed by SIGKILL again and again, each time started anew, and must end with the
-checkpoints and metrics of runs that nobody disturbed, bit for bit. *Corruptions*: files
-of a finished run are damaged; each step must be refused or come back true, and the
-run's command must refuse or end with the true weights. *Commands*: a mistake in a
-command must end it with code 2 and a sentence, and write nothing. Exits with 1 if
-anything was lost.
+Runs of `examples.gpt` with a tiny model. *Kills*: tokens, a trunk on them, its cooldown
+and a merge are killed by SIGKILL again and again, each time started anew, and must end
+with the files, checkpoints and metrics of what nobody disturbed, bit for bit.
+*Corruptions*: files of a finished run are damaged; each step must be refused or come
+back true, and the run's command must refuse or end with the true weights. *Commands*: a
+mistake in a command must end it with code 2 and a sentence, and write nothing. Exits
+with 1 if anything was lost.
 """
 
 import contextlib
 import io
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -32,34 +33,19 @@ import jax
 import numpy as np
 import tyro
 
+from benchmarks.programs import print_table, versions
 from examples.gpt.__main__ import main as gpt
 from examples.gpt.checkpoints import Checkpoints
-from examples.gpt.config import Config, UserError
-from examples.gpt.data import load_text
+from examples.gpt.config import UserError
 from examples.gpt.progress import read_metrics
 from examples.gpt.runs import open_checkpoints, read_manifest
 from examples.gpt.trainer import make_trainer
-
-from .programs import print_table, versions
-
-TINY = (
-    "--width 16 --depth 1 --heads 1 --sequence-length 8 --batch-size 8 --peak 0.01 "
-    "--validation-sequences 16 --warmup-steps 3 --eval-every 8 --save-every 4 "
-    "--snapshot-every 8 --log-every 9999 --devices 1"
-).split()
-
-
-def write_text(folder: Path) -> Path:
-    folder.mkdir()
-    for i in range(40):
-        lines = (f"file {i}, line {j}: {i * j}\n" for j in range(10))
-        (folder / f"{i}.txt").write_text("".join(lines))
-    return folder
+from tests.gpt_tiny import TINY, state_of, write_text
 
 
 def train(out: Path, text: Path, steps: int, *more: str) -> list[str]:
-    options = ["--data", str(text), "--steps", str(steps), *more]
-    return ["train", "--out", str(out), *TINY, *options]
+    options = ["--data", str(text), "--steps", str(steps), "--snapshot-every", "8"]
+    return ["train", "--out", str(out), *TINY, *options, *more]
 
 
 def cooldown(trunk: Path, at: int, steps: int, out: Path) -> list[str]:
@@ -67,13 +53,13 @@ def cooldown(trunk: Path, at: int, steps: int, out: Path) -> list[str]:
     return ["cooldown", *branch, "--out", str(out)]
 
 
-def merge(trunk: Path, out: Path) -> list[str]:
-    return ["merge", str(trunk), "--last", "8", "--out", str(out)]
+def tokenize(text: Path, out: Path, *more: str) -> list[str]:
+    return ["tokenize", "--data", str(text), "--out", str(out), *more]
 
 
 def call(command: list[str]) -> tuple[int, str]:
     """Runs a command in this process; returns its exit code and all it printed."""
-    said = io.StringIO()
+    said = io.TextIOWrapper(io.BytesIO(), errors="replace")
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
             code = gpt(command)
@@ -82,26 +68,28 @@ def call(command: list[str]) -> tuple[int, str]:
         except BaseException:
             traceback.print_exc(file=said)
             code = 1
-    return code, said.getvalue()
+    said.seek(0)
+    return code, said.read()
+
+
+def must(command: list[str]) -> None:
+    code, said = call(command)
+    if code != 0:
+        raise SystemExit(said)
 
 
 def title(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").rstrip(".")
 
 
-def abstract(folder: Path) -> Any:
-    return make_trainer(read_manifest(folder)["config"]).abstract
-
-
 def states(folder: Path) -> dict[int, Any]:
     """The verified states of all steps of a run."""
-    steps = Checkpoints(folder / "checkpoints", identity=None).steps()
+    steps = Checkpoints(folder / "checkpoints").steps()
     return {step: state(folder, step) for step in steps}
 
 
 def state(folder: Path, step: int) -> Any:
-    checkpoints = Checkpoints(folder / "checkpoints", identity=None)
-    return checkpoints.restore(step, abstract(folder))
+    return state_of(folder, read_manifest(folder)["config"], step)
 
 
 def same(first: Any, second: Any) -> bool:
@@ -115,12 +103,13 @@ def same(first: Any, second: Any) -> bool:
 
 # Kills. Processes are forked from this one, which has imported all and started nothing.
 
-KILLS = {"trunk": 14, "cooldown": 12, "merge": 10}
+KILLS = {"tokens": 4, "trunk": 12, "cooldown": 12, "merge": 8}
 BRANCH, END = 96, 160  # steps
 
 
 def kills(folder: Path, rng: random.Random) -> Counter[tuple[str, str]]:
     text, log = write_text(folder / "text"), folder / "log"
+    log.touch()
     calm, killed = chain(folder / "calm", text), chain(folder / "killed", text)
     for command in calm.values():
         finish(start(command, log), log)
@@ -141,23 +130,31 @@ def kills(folder: Path, rng: random.Random) -> Counter[tuple[str, str]]:
         counts["all", "LOST: a traceback in the log"] += 1
     for one, other in zip(killed, calm, strict=True):  # JAX starts here
         equal = same(states(one), states(other)) and history(one) == history(other)
+        if one.name == "tokens":
+            files = ("train.bin", "val.bin", "tokens.json", "tokenizer.json")
+            equal = all(
+                (one / f).read_bytes() == (other / f).read_bytes() for f in files
+            )
         verdict = "in the end equal to the undisturbed run" if equal else UNEQUAL
         counts[one.name, verdict] += 1
         counts[one.name, "LOST: room, to unfinished steps"] += len(drafts(one))
     return +counts
 
 
+ALL_KINDS = ["start", "step", "save"]
 UNEQUAL = "LOST: not equal to the undisturbed run"
 TOO_LATE = "had ended already: not counted"
 
 
 def chain(folder: Path, text: Path) -> dict[Path, list[str]]:
-    """The commands of a trunk, a cooldown and a merge, by where they write."""
-    trunk, branch, merged = (folder / name for name in KILLS)
+    """The commands by where they write."""
+    tokens, trunk, branch, merged = (folder / name for name in KILLS)
+    mix = ["--mix", f"{tokens}=0.5"]
     return {
-        trunk: train(trunk, text, END),
-        branch: cooldown(trunk, BRANCH, END - BRANCH, branch),
-        merged: merge(trunk, merged),
+        tokens: tokenize(text, tokens, "--vocabulary", "300"),
+        trunk: train(trunk, tokens, END),
+        branch: [*cooldown(trunk, BRANCH, END - BRANCH, branch), *mix],
+        merged: ["merge", str(trunk), "--last", "8", "--out", str(merged)],
     }
 
 
@@ -190,7 +187,7 @@ def kill(command, out: Path, step: int, rng: random.Random, log: Path) -> str:
     At a random time from its start, or just after it has trained a step, or as soon as
     the first save after that step can be seen.
     """
-    kinds = ["start", "save"] if out.name == "merge" else ["start", "step", "save"]
+    kinds = {"tokens": ["start"], "merge": ["start", "save"]}.get(out.name, ALL_KINDS)
     kind, delay = rng.choice(kinds), rng.random()
     lines, old, began = len(read_metrics(out)), drafts(out), time.monotonic()
     pid = start(command, log)
@@ -199,7 +196,9 @@ def kill(command, out: Path, step: int, rng: random.Random, log: Path) -> str:
         if kind == "start":
             return time.monotonic() > began + 5 * delay
         trained = read_metrics(out)
-        if out.name != "merge" and (len(trained) == lines or last(trained) <= step):
+        if out.name != "merge" and (
+            len(trained) == lines or trained[-1]["step"] <= step
+        ):
             return False
         return kind == "step" or bool(drafts(out) - old)
 
@@ -215,10 +214,6 @@ def kill(command, out: Path, step: int, rng: random.Random, log: Path) -> str:
     if drafts(out) - old:
         return "killed in a save"
     return "killed while it started" if kind == "start" else "killed between saves"
-
-
-def last(lines: list[dict[str, Any]]) -> int:
-    return lines[-1]["step"] if lines else 0
 
 
 def drafts(run: Path) -> set[tuple[str, int]]:
@@ -249,9 +244,7 @@ def corruptions(
 ) -> Counter[tuple[str, str]]:
     text = write_text(folder / "text")
     for name, seed in (("run", "0"), ("other", "1")):
-        code, said = call(train(folder / name, text, 16, "--seed", seed))
-        if code != 0:
-            raise SystemExit(said)
+        must(train(folder / name, text, 16, "--seed", seed))
     truth, counts = states(folder / "run"), Counter()
     for i in range(count):
         damage = DAMAGES[i % len(DAMAGES)]
@@ -279,7 +272,7 @@ def consequence(run: Path, command: list[str], truth) -> tuple[str, str]:
         return "refused in a sentence", said
     if code != 0 or not same(state(run, 16), truth[16]):
         return "LOST: the weights", said
-    if "is corrupt" in said:
+    if "is passed over" in said:
         return "noticed, said, trained again from the step before", said
     if "from step" in said:
         return "not there: trained again from the step before, which it names", said
@@ -291,9 +284,9 @@ def consequence(run: Path, command: list[str], truth) -> tuple[str, str]:
 
 def restore_all(run: Path, truth) -> int:
     """Restores every step that is there; returns how many of them were refused."""
-    config, refused = true_config(run), 0
-    checkpoints = open_checkpoints(run, config, load_text(config.data).sha256)
-    like = make_trainer(config).abstract
+    manifest, refused = read_manifest(run.parent / "run"), 0
+    checkpoints = open_checkpoints(run, manifest)
+    like = make_trainer(manifest["config"]).abstract
     for step in checkpoints.steps():
         try:
             restored = checkpoints.restore(step, like)
@@ -303,10 +296,6 @@ def restore_all(run: Path, truth) -> int:
             if step not in truth or not same(restored, truth[step]):
                 raise AssertionError(f"Step {step} came back with other weights.")
     return refused
-
-
-def true_config(run: Path) -> Config:
-    return read_manifest(run.parent / "run")["config"]
 
 
 def any_file(run: Path, rng: random.Random) -> Path:
@@ -376,6 +365,12 @@ def replace_step(step: Path, other: Path) -> None:
     shutil.copy(other.with_suffix(".json"), step.with_suffix(".json"))
 
 
+def every_step(run: Path, rng: random.Random) -> None:
+    """A file of every step is damaged."""
+    for step in sorted((run / "checkpoints").glob("*.json")):
+        step.write_bytes(step.read_bytes()[:-9])
+
+
 def foreign_arrays(run: Path, rng: random.Random) -> None:
     """A step has the arrays of another run under its own manifest."""
     step = any_step(run, rng)
@@ -393,6 +388,7 @@ DAMAGES: list[Callable[[Path, random.Random], None]] = [
     foreign_step,
     renamed_step,
     foreign_arrays,
+    every_step,
 ]
 
 
@@ -406,10 +402,9 @@ def commands(
 ) -> Counter[tuple[str, str]]:
     text = write_text(folder / "text")
     trunk = folder / "trunk"
-    for command in (train(trunk, text, 16), cooldown(trunk, 8, 4, folder / "branch")):
-        code, said = call(command)
-        if code != 0:
-            raise SystemExit(said)
+    must(train(trunk, text, 16))
+    must(cooldown(trunk, 8, 4, folder / "branch"))
+    must(tokenize(text, folder / "tokens", "--vocabulary", "300"))
     good = good_commands(folder, text)
     wrong = [("written by hand", command) for command in mistakes(folder, text)]
     while len(wrong) < count:
@@ -449,24 +444,19 @@ def good_commands(folder: Path, text: Path) -> list[list[str]]:
         ["compare", "--out", str(new), "--budgets", "8", "12", "16", *tiny],
         ["merge", str(trunk), "--last", "2", "--out", str(new)],
         ["merge", str(trunk), "--ema", "0.1", "--out", str(new)],
-        ["sample", str(trunk), "--bytes", "5", "--temperature", "0.5"],
+        ["sample", str(trunk), "--tokens", "5", "--temperature", "0.5"],
+        ["evaluate", str(trunk), f"{trunk}@8", "--which", "ema"],
+        ["export", str(trunk), "--which", "ema", "--out", str(new)],
+        tokenize(text, new, "--vocabulary", "300"),
         ["plan", str(trunk), "--shape", "linear", "--lengths", "4", "8"],
     ]
 
 
 def bad_number(command: list[str], rng: random.Random) -> list[str] | None:
     """A number is none, or out of range."""
-    numbers = [i for i, word in enumerate(command) if is_number(word)]
+    numbers = [i for i, word in enumerate(command) if re.fullmatch(r"[\d.]+", word)]
     command[rng.choice(numbers or [0])] = rng.choice(NO_NUMBERS)
     return command if numbers else None
-
-
-def is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def misspelt_option(command: list[str], rng: random.Random) -> list[str] | None:
@@ -481,14 +471,7 @@ def misspelt_option(command: list[str], rng: random.Random) -> list[str] | None:
 def missing_value(command: list[str], rng: random.Random) -> list[str] | None:
     """An option has no value."""
     options = [i for i, word in enumerate(command) if word.startswith("--")]
-    i = rng.choice(options)
-    return command[: i + 1] + command[i + 1 + len(values_of(command, i)) :]
-
-
-def values_of(command: list[str], option: int) -> list[str]:
-    values = command[option + 1 :]
-    ends = [i for i, word in enumerate(values) if word.startswith("--")]
-    return values[: ends[0]] if ends else values
+    return command[: rng.choice(options) + 1]
 
 
 def surplus_word(command: list[str], rng: random.Random) -> list[str] | None:
@@ -531,6 +514,10 @@ def mistakes(folder: Path, text: Path) -> list[list[str]]:
     (folder / "empty").mkdir()
     (folder / "letters").mkdir()
     (folder / "letters" / "mine.txt").write_text("Dear Jo,")
+    (folder / "zipped.gz").write_bytes(b"\x1f\x8b\x08\0")
+    (folder / "half").mkdir()
+    (folder / "half" / "train.bin").write_bytes(bytes(999))
+    odd = folder / os.fsdecode(b"\xff")
     (folder / "broken").mkdir()
     (folder / "broken" / "run.json").write_text('{"config": [1, 2')
     manifest = trunk / "run.json"
@@ -566,6 +553,15 @@ def mistakes(folder: Path, text: Path) -> list[list[str]]:
         training("--data", str(folder / "empty")),
         training("--data", str(folder / "empty" / "x")),
         training("--data", str(manifest / "x")),
+        training("--data", str(folder / "zipped.gz")),
+        training("--data", str(folder / "half")),
+        training("--mix", "0.5"),
+        training("--mix", f"{text}=1.5"),
+        training("--mix", f"{folder}/tokens=0.5"),
+        training("--mix", f"{folder}/tokens=0.5", out=trunk),
+        training("--lr", "0.1"),
+        training("--preset", "gpt5"),
+        training(out=odd),
         training(out=folder / "letters"),
         training(out=folder / "broken"),
         training(out=manifest),
@@ -589,8 +585,11 @@ def mistakes(folder: Path, text: Path) -> list[list[str]]:
         cooling(f"{trunk}@8", "--steps", str(2**31)),
         cooling(f"{trunk}@8", "--steps", "AUTO"),
         cooling(f"{trunk}@8", "--steps", "4", "--shape", "square"),
-        cooling(f"{trunk}@8", "--steps", "4", "--peak", "0.02"),
+        cooling(f"{trunk}@8", "--steps", "4", "--peak", "0"),
+        cooling(f"{trunk}@8", "--steps", "4", "--batch-size", "3", "--accumulate", "2"),
         cooling(f"{trunk}@8", "--steps", "4", "--data", str(folder / "letters")),
+        cooling(f"{trunk}@8", "--steps", "4", "--data", f"{folder}/tokens"),
+        cooling(f"{trunk}@home", "--steps", "4"),
         cooling(f"{trunk}@8", "--steps", "4", out=trunk),
         cooling(f"{trunk}@8", "--steps", "5", out=folder / "branch"),
         cooling(f"{folder}/branch@12", "--steps", "4"),
@@ -608,9 +607,18 @@ def mistakes(folder: Path, text: Path) -> list[list[str]]:
         ["merge", str(trunk), "--last", "2", "--out", str(trunk)],
         ["merge", f"{trunk}@4", "--out", str(new)],
         ["merge", str(folder / "letters"), "--out", str(new)],
-        ["sample", str(trunk), "--bytes", "0"],
+        ["sample", str(trunk), "--tokens", "0"],
         ["sample", str(trunk), "--temperature", "100"],
-        ["sample", str(trunk), "--weights", "best"],
+        ["sample", str(trunk), "--which", "best"],
+        ["evaluate"],
+        ["evaluate", str(trunk), f"{trunk}@7"],
+        ["evaluate", str(trunk), "--data", f"{folder}/tokens"],
+        ["export", str(trunk), "--out", str(manifest)],
+        ["export", f"{trunk}@7", "--out", str(new)],
+        tokenize(text, trunk),
+        tokenize(folder / "zipped.gz", new),
+        tokenize(text, new, "--tokenizer", str(manifest)),
+        tokenize(text, new, "--vocabulary", "200"),
         ["sample", f"{trunk}@9"],
         ["sample", str(folder / "empty")],
         ["plan", str(trunk), "--lengths", "0"],

@@ -121,11 +121,15 @@ class Checkpoints:
 
         Raises:
             CorruptError: a file is missing or not what was saved, or another run's.
-            UserError: the step is not there.
+            UserError: the step is not there, or has another tree of arrays.
         """
         if self._manifest(step)["files"] != _hashes(self._path(step)):
             raise CorruptError(f"Step {step} in {self.folder} is corrupt.")
-        return ocp.load(str(self._path(step)), abstract)
+        try:
+            return ocp.load(str(self._path(step)), abstract)
+        except ValueError as error:
+            message = f"Step {step} in {self.folder} was saved by another version"
+            raise UserError(f"{message}: {error}") from error
 
     def restore_newest(self, abstract: Any, say: Callable[[str], None]):
         """The state of the newest good step, or None where nothing was saved.

@@ -27,8 +27,8 @@ class Merge(Verb):
     # Number of newest snapshots, merged as a cooldown over them would; default: half of
     # all there are.
     last: int | None = None
-    # Shape of that cooldown.
-    shape: ShapeName = "one_minus_sqrt"
+    # Shape of that cooldown; linear is the mean of the snapshots.
+    shape: ShapeName = "linear"
     # Rebuild instead the power average of this width, relative to the run.
     ema: float | None = None
     # Default: beside the run.

@@ -115,8 +115,9 @@ def adopt_state(
 
 # The clocks of a run, by class, the surest first. Not that of reduce_on_plateau, which
 # begins again and again, nor any count of a class that is not known.
-_SCHEDULED = optax.WrappedSchedule(lambda count: count).init()
-_DECAYED = optax.add_decayed_weights(lambda count: count).init(())
+# Abstract: an import that makes an array comes too early for jax.distributed.
+_SCHEDULED = jax.eval_shape(optax.WrappedSchedule(lambda count: count).init)
+_DECAYED = jax.eval_shape(optax.add_decayed_weights(lambda count: count).init, ())
 _RUN_CLOCKS: dict[Any, str] = {
     optax.ScaleByScheduleState: "count",
     optax.schedules.InjectStatefulHyperparamsState: "count",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from examples.gpt.__main__ import main
-from examples.gpt.checkpoints import write_sealed
+from examples.gpt.checkpoints import Checkpoints, write_sealed
 from examples.gpt.compare import Compare
 from examples.gpt.config import (
     DataConfig,
@@ -42,10 +42,20 @@ def text(tmp_path_factory):
     return write_text(tmp_path_factory.mktemp("text"))
 
 
+def step_of(trunk):
+    """The manifest of the step at which branches leave a trunk."""
+    (trunk / "checkpoints").mkdir(exist_ok=True)
+    return trunk / "checkpoints" / "000000800.json"
+
+
 def write_curve(folder, parent, rates, steps):
     """The manifest and metrics of a run whose losses follow a law exactly."""
     folder.mkdir()
     config = to_json(tiny_config(folder, steps=len(rates)))
+    if parent:
+        write_sealed(step_of(folder.parent / "trunk"), {"step": 800, "run": ""})
+        seal = Checkpoints(folder.parent / "trunk" / "checkpoints").seal(800)
+        parent |= {"seal": seal, "changes": []}
     manifest = {"config": config, "parent": parent}
     write_sealed(folder / "run.json", manifest)
     start = parent["step"] if parent else 0

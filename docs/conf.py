@@ -9,7 +9,12 @@ author = "The optax-wsd authors"
 copyright = author
 release = optax_wsd.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
 highlight_language = "none"  # of the docstrings' equations and timelines
@@ -30,6 +35,14 @@ html_show_sphinx = False
 html_show_copyright = False
 
 SECTION = re.compile(r"(Args|Returns|Raises|Example|References):$")
+ARXIV = re.compile(r"(?<![/`])arXiv:(\d{4}\.\d{5})")
+NAME = re.compile(r"(?<![`}])`(?:optax_wsd\.)?((?:shapes\.|laws\.)?(\w+))(?:\(\))?`")
+FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
+PUBLIC = {
+    *optax_wsd.__all__,
+    *(f"shapes.{name}" for name in optax_wsd.shapes.__all__),
+    *(f"laws.{name}" for name in optax_wsd.laws.__all__),
+} - {"__version__", "laws", "shapes"}
 
 
 def literal_blocks(app, what, name, obj, options, lines):
@@ -44,5 +57,28 @@ def literal_blocks(app, what, name, obj, options, lines):
     lines[:contract] = shown
 
 
+def link_pages(app, page, source):
+    """Links public names to the Reference, and papers to arXiv, outside of code."""
+
+    def link(text):
+        text = ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+        return NAME.sub(
+            lambda m: f"{{obj}}`{m[2]} <optax_wsd.{m[1]}>`" if m[1] in PUBLIC else m[0],
+            text,
+        )
+
+    prose, fenced = FENCED.split(source[0]), FENCED.findall(source[0])
+    linked = [link(part) for part in prose]
+    source[0] = "".join(a + b for a, b in zip(linked, [*fenced, ""], strict=True))
+
+
+def link_papers(app, what, name, obj, options, lines):
+    """Links papers to arXiv in docstrings."""
+    to = r"`arXiv:\1 <https://arxiv.org/abs/\1>`__"
+    lines[:] = [ARXIV.sub(to, line) for line in lines]
+
+
 def setup(app):
+    app.connect("source-read", link_pages)
+    app.connect("autodoc-process-docstring", link_papers)
     app.connect("autodoc-process-docstring", literal_blocks, priority=1)

@@ -193,9 +193,7 @@ def loss_if_cooled(folder: Path, config: Config, step: int) -> dict[str, float]:
 def curve(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The rate of every update of a run, its trunk's included, and its losses."""
     parent, lines = read_manifest(folder)["parent"], read_metrics(folder)
-    before = (
-        [] if parent is None else curve(find_parent(folder))[0][: parent["step"]]
-    )
+    before = [] if parent is None else curve(find_parent(folder))[0][: parent["step"]]
     rates = {line["step"]: line["lr"] for line in lines if "lr" in line}
     known = [*before, *(rates[step] for step in sorted(rates) if step > len(before))]
     require(

@@ -1,0 +1,1 @@
+"""Inside the trainers that people already use: each program, tried as it is installed."""

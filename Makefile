@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs floors
+.PHONY: demo test check docs floors integrations
 
 demo: $(VENV)/examples.installed
 	$(BIN)/python -m examples.gpt compare
@@ -20,6 +20,14 @@ check: $(VENV)/dev.installed
 
 docs: $(VENV)/docs.installed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build
+
+# Python 3.12 or newer, as MaxText needs it; NAMES="flax_nnx tunix" for some of them.
+integrations: .venv-integrations/bin/uv
+	PATH="$(CURDIR)/$(dir $<):$$PATH" $(PYTHON) -m integrations $(NAMES)
+
+.venv-integrations/bin/uv:
+	$(PYTHON) -m venv .venv-integrations
+	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 floors:
 	rm -rf $(VENV)-floors

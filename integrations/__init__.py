@@ -1,1 +1,1 @@
-"""Inside the trainers that people already use: each program, tried as it is installed."""
+"""Inside the trainers that people already use: each program, as it is installed."""

@@ -48,4 +48,6 @@ class Run:
 
     def restore(self, folder):
         state = nnx.state((self.model, self.optimizer))
-        nnx.update((self.model, self.optimizer), checkpointer.restore(folder / "nnx", state))
+        nnx.update(
+            (self.model, self.optimizer), checkpointer.restore(folder / "nnx", state)
+        )

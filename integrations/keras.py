@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["jax", "keras", "optax", "orbax-checkpoint"]
+# dependencies = ["keras", "jax", "orbax-checkpoint"]
 # ///
 """Keras on JAX: `fit` with the page's optimizer, checkpoints of `get_state_tree`."""
 

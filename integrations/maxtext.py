@@ -44,9 +44,19 @@ class Run:
         output = f"base_output_directory={self.folder}"
         more = [output, "steps=100", "eval_interval=100", "eval_steps=1"]
         self.config = config = pyconfig.initialize([*page.arguments, *more])
-        _, self.manager, shardings, _, self.mesh, _, self.data, self.loader, _, test, state = (
-            train_utils.setup_train_loop(config, None)
-        )
+        (
+            _,
+            self.manager,
+            shardings,
+            _,
+            self.mesh,
+            _,
+            self.data,
+            self.loader,
+            _,
+            test,
+            state,
+        ) = train_utils.setup_train_loop(config, None)
         self.graph, self.state = nnx.split(state)
         params_shardings, shardings = sharding.maybe_update_params_sharding_with_opt(
             config, shardings
@@ -67,7 +77,10 @@ class Run:
         return nnx.merge_state(self.state, nnx.State(parts))
 
     def in_mesh(self, step, state):
-        with jax.set_mesh(self.mesh), logical_axis_rules(self.config.logical_axis_rules):
+        with (
+            jax.set_mesh(self.mesh),
+            logical_axis_rules(self.config.logical_axis_rules),
+        ):
             return step(state, self.loader.load_next_batch())
 
     @property

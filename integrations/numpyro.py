@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["numpyro", "optax"]
+# dependencies = ["numpyro"]
 # ///
 """NumPyro: `SVI` with `optax_to_numpyro`; the state is a tree of arrays."""
 

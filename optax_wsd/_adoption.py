@@ -68,6 +68,9 @@ def adopt_state(
     is_state = isinstance(new_state, tuple | Mapping)
     check(is_state, "new_state", type(new_state).__name__, "tx.init(params)")
     fresh = list(_walk(new_state, ()))
+    has_states = bool(fresh) or not jax.tree.leaves(new_state)
+    need = "tx.init(params), of NamedTuples"
+    check(has_states, "new_state", type(new_state).__name__, need)
     known = (*_CLOCKS, *(type(part.node) for part in fresh))
     old = list(_walk(opt_state, {frozenset(kind._fields) for kind in known}))
     sources = iter(_match(old, fresh))

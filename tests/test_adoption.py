@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from flax.training.train_state import TrainState
 
 import optax_wsd
@@ -287,6 +288,15 @@ def test_a_train_state_gives_its_state_and_takes_none():
     assert_equal(adopted[0], old.opt_state)
     with pytest.raises(ValueError, match=r"new_state must be tx.init.*'TrainState'"):
         optax_wsd.adopt_state(old, old.replace(opt_state=new.init(start())))
+
+
+def test_a_new_state_of_dicts_is_refused_as_nothing_in_it_has_a_class():
+    optimizer = nnx.Optimizer(
+        nnx.Linear(1, 1, rngs=nnx.Rngs(0)), optax.adamw(0.1), wrt=nnx.Param
+    )
+    as_dicts = nnx.state(optimizer, nnx.optimizer.OptState)
+    with pytest.raises(ValueError, match="of NamedTuples, got 'State'"):
+        optax_wsd.adopt_state(optimizer.opt_state, as_dicts)
 
 
 def test_an_injected_rate_is_state_and_goes_on():

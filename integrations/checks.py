@@ -50,6 +50,28 @@ class Run(Protocol):
         ...
 
 
+class StateRun:
+    """The params and opt_state of a `state` with a `replace`, as Flax's TrainState."""
+
+    state: Any
+
+    @property
+    def params(self):
+        return self.state.params
+
+    @params.setter
+    def params(self, params):
+        self.state = self.state.replace(params=params)
+
+    @property
+    def opt_state(self):
+        return self.state.opt_state
+
+    @opt_state.setter
+    def opt_state(self, opt_state):
+        self.state = self.state.replace(opt_state=opt_state)
+
+
 def load_page(name: str) -> Any:
     """Runs the code of a page of the guide; what it defines are the attributes."""
     path = PAGES / f"{name.rpartition('.')[2]}.md"

@@ -3,32 +3,16 @@
 # ///
 """Kauldron: its `TrainStep`, evaluators and `Checkpointer`."""
 
-from .checks import load_page
+from .checks import StateRun, load_page
 
 page = load_page(__name__)
 
 
-class Run:
+class Run(StateRun):
     def __init__(self, tx):
         self.tx = tx
         self.trainer = page.new_trainer(tx, "not saved")
         self.state = self.trainer.init_state()
-
-    @property
-    def params(self):
-        return self.state.params
-
-    @params.setter
-    def params(self, params):
-        self.state = self.state.replace(params=params)
-
-    @property
-    def opt_state(self):
-        return self.state.opt_state
-
-    @opt_state.setter
-    def opt_state(self, opt_state):
-        self.state = self.state.replace(opt_state=opt_state)
 
     def train(self, steps):
         self.state = page.train(self.trainer, self.state, steps)

@@ -108,10 +108,13 @@ def check_average(new_run: type[Run], folder: Path) -> None:
 
 def check_schedule_free(new_run: type[Run], folder: Path) -> None:
     """(c) x, at a constant rate the mean of the z so far, is what it reads."""
-    tx = optax_wsd.schedule_free_adamw(0.01)
-    check_evaluation(
-        new_run(tx), lambda run: optax.tree.get(run.opt_state, "schedule_free_z")
-    )
+    b1 = 0.9
+
+    def z(run):  # as y = b1 x + (1 - b1) z
+        x = optax_wsd.eval_params(run.opt_state, run.params)
+        return jax.tree.map(lambda y, x: (y - b1 * x) / (1 - b1), run.params, x)
+
+    check_evaluation(new_run(optax_wsd.schedule_free_adamw(0.01, b1=b1)), z)
 
 
 def check_checkpoint(new_run: type[Run], folder: Path) -> None:

@@ -19,14 +19,16 @@ class Arguments:
     # Numbers of the claims to run; all by default.
     only: tuple[int, ...] = ()
     # Seeds of every run.
-    seeds: int = 3
+    seeds: int = 5
     # Size of the model and of the runs.
     scale: Literal["cpu", "gpu"] = "cpu"
     # A fifth of the steps, printed and not written to the README.
     quick: bool = False
-    # Train nothing: say what each claim is and what the finished runs say of it.
+    # Train nothing: print the table of the finished runs.
     list: bool = False
-    # Train nothing: make the table and the pictures from the finished runs.
+    # Train nothing: say how many steps are missing.
+    plan: bool = False
+    # Train nothing: write the table and the pictures of the finished runs.
     report: bool = False
 
 
@@ -39,36 +41,37 @@ def main(arguments: Arguments) -> None:
     import jax
 
     from . import report
-    from .claims import CLAIMS
-    from .engine import STATES, Lab, Plan
+    from .engine import STATES, Lab
     from .settings import SCALES, quick
-    from .study import Study
 
     jax.config.update("jax_compilation_cache_dir", str(STATES / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     scale = SCALES[arguments.scale]
     if arguments.quick:
         scale = quick(scale)
-    results = report.HERE / "results" / f"claims_{scale.name}.jsonl"
-    lab, seeds = Lab(scale, results), range(arguments.seeds)
-    claims = [CLAIMS[number] for number in arguments.only or sorted(CLAIMS)]
-    if not (arguments.list or arguments.report):
-        plan = Plan()
-        for claim in claims:
-            report.find(Study(plan, scale, seeds), claim)
-        lab.train(plan.runs)
-    study = Study(lab, scale, seeds)
-    for claim in claims:
-        finding = report.find(study, claim)
-        print(f"\n{claim.number}. {claim.text}\n   {claim.source}")
-        if finding is None:
-            print("   not measured")
-        else:
-            print(f"   {study.answered} seeds: {finding.ours}\n   {finding.verdict}")
-    if not (arguments.list or arguments.quick):
-        # Claims with more seeds than were asked for now keep them.
-        every = Study(lab, scale, range(max(arguments.seeds, 5)))
-        report.write(every, report.HERE / "README.md")
+    lab = Lab(scale, report.results(scale))
+    claims = [report.CLAIMS[n] for n in arguments.only or sorted(report.CLAIMS)]
+    if arguments.list:
+        print(report.table(lab))
+        return
+    # What a claim asks for next may hang on what it has found: grids are widened.
+    while not arguments.report:
+        found = [report.find(lab, claim, [arguments.seeds]) for claim in claims]
+        if arguments.plan:
+            lab.missing()
+            return
+        if not lab.wanted:
+            for claim, (seeds, finding) in zip(claims, found, strict=True):
+                print(f"\n{claim.number}. {claim.text}, {seeds} seeds\n{finding.found}")
+                print(
+                    "\n".join(
+                        f"  {line}" for line in (*finding.figures, finding.tuning)
+                    )
+                )
+            break
+        lab.train()
+    if not arguments.quick:
+        report.write(lab, report.HERE / "README.md")
 
 
 if __name__ == "__main__":

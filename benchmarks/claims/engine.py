@@ -1,7 +1,7 @@
-"""Runs, their cache, and a trainer that never computes a step twice.
+"""Runs, their losses, and a trainer that never computes a step twice.
 
-A run is a trajectory up to a step: model, data, optimizer, seed, and the learning rate
-of every step. Two runs that agree up to some step share it: the trainer saves the state
+A run is a trajectory up to a step: seed, width, optimizer, and the learning rate of
+every step. Two runs that agree up to some step share it: the trainer saves the state
 there and branches, with the same batches from there on, so that their difference is
 paired. Finished runs are lines of a JSON file; states are a cache outside git.
 """
@@ -13,9 +13,8 @@ import hashlib
 import json
 import os
 import pickle
-import platform
 import threading
-import time
+import typing
 from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -26,9 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 import optax_wsd
-from examples.gpt.config import DataConfig, ModelConfig, from_json, to_json
+from examples.gpt.config import ModelConfig
 from examples.gpt.data import StepBatches, Text, load_text, validation_batches
 from examples.gpt.model import graph, init_params, next_byte_loss
 
@@ -37,43 +37,56 @@ from .specs import Spec, learning_rates, snapshot_weights
 
 STATES = Path(__file__).parents[1] / ".cache"
 VALIDATION_ROWS = 64  # sequences evaluated at once
+ADAMW = {"name": "adamw", "b1": 0.9, "b2": 0.95, "weight_decay": 0.1}
 
 
 class NotMeasuredError(Exception):
     """A run that is not in the results."""
 
 
+class Losses(typing.NamedTuple):
+    """Nats per byte on two disjoint parts of the held-out text."""
+
+    tune: float  # what settings are chosen by
+    report: float  # what is said of the chosen ones
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One trajectory of a seed, and the weights and the text it is evaluated with."""
+    """One trajectory of a seed up to a step, and the weights evaluated there.
 
+    A schedule that never ends is evaluated on its way by runs of several `steps`.
+    """
+
+    scale: Scale
     seed: int
     steps: int
     schedule: Spec
-    model: ModelConfig
-    data: DataConfig
-    optimizer: Spec
+    optimizer: Spec = dataclasses.field(default_factory=lambda: ADAMW)
+    width: int | None = None  # of the model; None: that of the scale
     # (text, share, start, stop): rows of another text, in steps start to stop.
     mixture: tuple[str, float, int, int] | None = None
     # None: the last weights, or x of a schedule-free run. See `specs.snapshot_weights`.
     average: Spec | None = None
-    # (step, share): the point at `share` of the line from the weights of that step.
-    line: tuple[int, float] | None = None
-    validate_on: str = "jax"
+    text: str = "jax"  # evaluated on
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """Every field, as JSON: the key of the run in the results."""
-        return to_json(self)
+        """The fields that are not at their defaults, as JSON."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del fields["scale"]
+        defaults = {"optimizer": ADAMW, "text": "jax"}
+        fields = {k: v for k, v in fields.items() if v != defaults.get(k)}
+        return json.loads(json.dumps(fields))
 
     @functools.cached_property
     def key(self) -> str:
-        return _key(self.config)
+        return json.dumps(self.config, sort_keys=True)
 
     @functools.cached_property
     def rates(self) -> np.ndarray:
         """The learning rate of every step, float32 [steps]."""
-        return learning_rates(self.schedule, self.steps)
+        return learning_rates(self.schedule, self.steps, self.scale.warmup_steps)
 
     @functools.cached_property
     def shares(self) -> np.ndarray:
@@ -84,30 +97,27 @@ class Run:
             shares[start:stop] = share
         return shares
 
+    @functools.cached_property
+    def weights(self) -> np.ndarray | None:
+        """The weight of every snapshot in the average."""
+        if self.average is None:
+            return None
+        every = self.scale.chunk // self.scale.snapshots
+        return snapshot_weights(self.average, self.steps, every)
+
     @property
-    def family(self) -> str:
-        """Runs of one family can share steps."""
-        shared = {k: self.config[k] for k in ("seed", "model", "data", "optimizer")}
-        return json.dumps(shared, sort_keys=True)
+    def model(self) -> ModelConfig:
+        width = self.width or self.scale.model.width
+        return dataclasses.replace(self.scale.model, width=width)
 
     def prefix(self, step: int) -> str:
         """What all runs that are the same up to a step have in common."""
-        digest = hashlib.sha256(self.family.encode())
+        family = [self.seed, self.width, self.optimizer]
+        digest = hashlib.sha256(json.dumps(family, sort_keys=True).encode())
         digest.update(self.rates[:step].tobytes())
         if self.mixture and np.any(self.shares[:step]):
             digest.update(self.mixture[0].encode() + self.shares[:step].tobytes())
         return digest.hexdigest()[:24]
-
-
-class Plan:
-    """Stands in for a `Lab` where one only wants to know which runs are asked for."""
-
-    def __init__(self):
-        self.runs: list[Run] = []
-
-    def losses(self, runs: Sequence[Run]) -> list[float]:
-        self.runs += runs
-        raise NotMeasuredError("a plan has no losses")
 
 
 class Lab:
@@ -115,36 +125,49 @@ class Lab:
 
     def __init__(self, scale: Scale, results: Path):
         self.scale, self.results = scale, results
-        self.entries: dict[str, dict[str, Any]] = {}
+        self.measured: dict[str, Losses] = {}
+        self.origins: set[str] = set()
+        self.wanted: list[Run] = []  # asked for, and not measured
         self._lock = threading.Lock()
-        if results.exists():
-            for line in results.read_text().splitlines():
-                entry = json.loads(line)
-                self.entries[_key(entry["config"])] = entry
+        self.read()
 
-    def losses(self, runs: Sequence[Run]) -> list[float]:
-        """The validation loss of each run, in nats per byte."""
-        missing = sum(run.key not in self.entries for run in runs)
+    def read(self) -> None:
+        """Takes what is in the file, also from another process that trains."""
+        text = self.results.read_text() if self.results.exists() else ""
+        for line in text.splitlines():
+            entry = json.loads(line)
+            key = json.dumps(entry["run"], sort_keys=True)
+            self.measured[key] = Losses(entry["tune"], entry["report"])
+            self.origins.add(entry["origin"])
+
+    def losses(self, runs: Sequence[Run]) -> list[Losses]:
+        missing = [run for run in runs if run.key not in self.measured]
         if missing:
-            raise NotMeasuredError(f"{missing} of {len(runs)} runs")
-        return [self.entries[run.key]["loss"] for run in runs]
+            self.wanted += missing
+            raise NotMeasuredError(f"{len(missing)} of {len(runs)} runs")
+        return [self.measured[run.key] for run in runs]
 
-    def train(self, runs: Sequence[Run]) -> None:
-        """Trains the runs that are not there yet; those of the first seeds first."""
-        origin = _origin(self.scale)
-        others = {entry["origin"] for entry in self.entries.values()} - {origin}
-        if others:
-            raise ValueError(
-                f"{self.results} holds runs of another text or model ({others}, now "
-                f"{origin}); move it away, or install the versions it was made with."
-            )
-        missing = {run.key: run for run in runs if run.key not in self.entries}
+    def missing(self) -> list[list[Run]]:
+        """The runs that were asked for, in groups that share their first steps."""
+        missing = {run.key: run for run in self.wanted if run.key not in self.measured}
         groups = defaultdict(list)
         for run in sorted(missing.values(), key=lambda run: run.seed):
             # Runs with other first steps share nothing worth sharing.
             groups[run.prefix(self.scale.warmup_steps)].append(run)
-        steps = sum(_new_steps(group, self.scale.chunk) for group in groups.values())
+        steps = sum(_new_steps(group) for group in groups.values())
         print(f"{len(missing)} runs to make, at most {steps} steps", flush=True)
+        return list(groups.values())
+
+    def train(self) -> None:
+        """Trains the runs that were asked for; those of the first seeds first."""
+        self.read()
+        origin = _origin(self.scale)
+        if others := self.origins - {origin}:
+            raise ValueError(
+                f"{self.results} holds runs of another text or model ({others}, now "
+                f"{origin}); move it away, or install the versions it was made with."
+            )
+        groups, self.wanted = self.missing(), []
         free = jax.devices()[: self.scale.workers]
 
         def train_group(group):
@@ -157,89 +180,87 @@ class Lab:
                 free.append(device)
 
         with concurrent.futures.ThreadPoolExecutor(len(free)) as pool:
-            futures = [pool.submit(train_group, group) for group in groups.values()]
+            futures = [pool.submit(train_group, group) for group in groups]
             for future in concurrent.futures.as_completed(futures):
                 future.result()
 
-    def _record(self, run: Run, loss: float, seconds: float) -> None:
+    def _record(self, run: Run, losses: Losses) -> None:
         entry = {
-            "config": run.config,
-            "loss": loss,
+            "run": run.config,
+            **{name: round(loss, 5) for name, loss in losses._asdict().items()},
             "origin": _origin(self.scale),
-            "seconds": round(seconds, 2),
-            "device": jax.devices()[0].device_kind,
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("jax", "optax", "flax")},
-            },
+            "jax": version("jax"),
         }
         with self._lock:
             self.results.parent.mkdir(parents=True, exist_ok=True)
             with self.results.open("a") as file:
-                file.write(json.dumps(entry, sort_keys=True) + "\n")
+                file.write(json.dumps(entry) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            self.entries[run.key] = entry
-        print(f"{loss:.4f}  {_describe(run)}", flush=True)
+            self.measured[run.key] = Losses(entry["tune"], entry["report"])
+            self.origins.add(entry["origin"])
+        print(f"{losses.report:.4f}  {run.key}", flush=True)
 
 
 class Trainer:
-    """Trains the runs of a scale, one after the other, on one device."""
+    """Trains the runs of a scale, one trajectory after the other, on one device."""
 
     def __init__(self, scale: Scale, origin: str):
         self.scale, self.origin = scale, origin
 
     def train(self, runs: Sequence[Run], record) -> None:
         """Trains runs that may share steps, and records each one as it ends."""
-
-        # Those that need snapshots of all their steps go first, and are branched from.
-        def order(run):
-            return run.average is None, run.rates.tobytes(), run.steps
-
-        for run in sorted(runs, key=order):
-            start = time.monotonic()
-            ends = {run.steps} | {_shared_steps(run, other) for other in runs}
-            ends |= {line[0] for line in [run.line] if line}
+        tracks = _tracks(runs)
+        for track in tracks:
+            ends = {_shared_steps(track[0], other[0]) for other in tracks}
             chunk = self.scale.chunk
-            state = self._state_at(run, {end // chunk * chunk for end in ends})
-            loss = self._evaluate(run, state)
-            record(run, loss, time.monotonic() - start)
+            self._train_track(track, {end // chunk * chunk for end in ends}, record)
 
-    def _state_at(self, run: Run, save_at: set[int]):
-        """The state after the run's last step, from the longest prefix in the cache."""
-        chunk = self.scale.chunk
-        snapshots = run.average is not None
-        step, state = self._resume(run, snapshots) or (0, self._init(run))
-        batches = self._batches(run)
-        program = _program(run.model, run.optimizer["name"], self.scale.snapshots)
-        hyper = {k: v for k, v in run.optimizer.items() if k != "name"}
-        for begin in range(step, run.steps, chunk):
+    def _train_track(self, runs: Sequence[Run], save_at: set[int], record) -> None:
+        """The runs are of one trajectory, the first one to its end."""
+        chunk, taken, longest = self.scale.chunk, self.scale.snapshots, runs[0]
+        averaged = [run for run in runs if run.weights is not None]
+        # The snapshots before the first with a weight need not be seen again.
+        first = min((int(np.flatnonzero(r.weights)[0]) for r in averaged), default=None)
+        ends = [run.steps for run in runs if run.weights is None]
+        begin_by = min([*ends, *([] if first is None else [first // taken * chunk])])
+        step, state = self._resume(longest, begin_by)
+        # Runs that end where one may begin, or before the first update.
+        sums = np.zeros((len(averaged), _size(state)))
+        batches = self._batches(longest)
+        program = _program(longest.model, longest.optimizer["name"], taken)
+        hyper = {k: v for k, v in longest.optimizer.items() if k != "name"}
+        for begin in range(step, longest.steps + 1, chunk):
+            for run in runs:
+                if run.steps == begin:
+                    if run.weights is None:
+                        params = optax_wsd.eval_params(state[1], state[0])
+                    else:
+                        params = ravel_pytree(state[0])[1](sums[averaged.index(run)])
+                    record(run, self._evaluate(run, params))
+            if begin in save_at:
+                _save(self._name(longest, begin), jax.device_get(state))
+            if begin == longest.steps:
+                break
             stop = begin + chunk
             tokens = np.stack([batches(i) for i in range(begin, stop)])
-            state, taken = program(state, run.rates[begin:stop], tokens, hyper)
-            if snapshots:
-                _save(self._name(run, stop) + "-snapshots", jax.device_get(taken))
-            if stop in save_at:
-                _save(self._name(run, stop), jax.device_get(state))
-        return state
+            state, snapshots = program(state, longest.rates[begin:stop], tokens, hyper)
+            for i, run in enumerate(averaged):
+                if run.steps >= stop:
+                    at = slice(begin // chunk * taken, stop // chunk * taken)
+                    sums[i] += run.weights[at] @ np.asarray(snapshots, np.float64)
 
-    def _resume(self, run: Run, snapshots: bool):
-        chunk = self.scale.chunk
-        for step in range(run.steps, 0, -chunk):
-            state = _load(self._name(run, step))
-            if state and (not snapshots or self._has_snapshots(run, step)):
-                return step, state
+    def _resume(self, run: Run, last: int):
+        """The latest state of the run's trajectory, up to the step `last`."""
+        for step in range(last, 0, -self.scale.chunk):
+            path = _path(self._name(run, step))
+            if path.exists():
+                return step, pickle.loads(path.read_bytes())
+        params = init_params(run.model, run.seed)
+        return 0, (params, _optimizer(run.optimizer, 0.0).init(params))
 
     def _name(self, run: Run, step: int) -> str:
         return f"{self.origin}-{run.prefix(step)}"
-
-    def _has_snapshots(self, run: Run, step: int) -> bool:
-        ends = range(self.scale.chunk, step + 1, self.scale.chunk)
-        return all(_path(self._name(run, end) + "-snapshots").exists() for end in ends)
-
-    def _init(self, run: Run):
-        params = init_params(run.model, run.seed)
-        return params, _optimizer(run.optimizer, 0.0).init(params)
 
     def _batches(self, run: Run):
         texts = _texts(self.scale)
@@ -255,30 +276,11 @@ class Trainer:
 
         return batch
 
-    def _evaluate(self, run: Run, state) -> float:
-        params, opt_state = state
-        if run.average:
-            params = self._averaged(run, run.average)
-        elif run.line:
-            step, share = run.line
-            start = _load(self._name(run, step))[0]
-            params = jax.tree.map(lambda a, b: a + share * (b - a), start, params)
-        else:
-            params = optax_wsd.eval_params(opt_state, params)
-        return float(_validation_loss(run.model)(params, _windows(self.scale, run)))
-
-    def _averaged(self, run: Run, average: Spec):
-        chunk, taken = self.scale.chunk, self.scale.snapshots
-        every = chunk // taken
-        weights = snapshot_weights(average, run.steps, every)
-
-        def snapshots():
-            for i in np.flatnonzero(weights):
-                end, at = divmod(int(i), taken)
-                stacked = _load(self._name(run, (end + 1) * chunk) + "-snapshots")
-                yield jax.tree.map(lambda leaf, at=at: leaf[at], stacked)
-
-        return optax_wsd.merge_params(snapshots(), weights[weights != 0])
+    def _evaluate(self, run: Run, params) -> Losses:
+        windows = _windows(self.scale, run.text)
+        losses = np.asarray(_window_losses(run.model)(params, windows))
+        # Every other batch: each is of files that are next to each other.
+        return Losses(float(losses[::2].mean()), float(losses[1::2].mean()))
 
 
 @functools.cache
@@ -298,7 +300,7 @@ def _program(model: ModelConfig, optimizer: str, snapshots: int):
 
         def span(state, inputs):
             state, _ = jax.lax.scan(step, state, inputs)
-            return state, state[0]
+            return state, ravel_pytree(state[0])[0]
 
         spans = jax.tree.map(
             lambda x: x.reshape(snapshots, -1, *x.shape[1:]), (rates, tokens)
@@ -325,17 +327,14 @@ def _is_matrix(params):
 
 
 @functools.cache
-def _validation_loss(model: ModelConfig):
+def _window_losses(model: ModelConfig):
+    """The mean loss of every batch of validation windows."""
     graphdef = graph(model)
-
-    @jax.jit
-    def loss(params, windows):
-        def batch_loss(tokens):
-            return next_byte_loss(graphdef, params, tokens)
-
-        return jnp.mean(jax.lax.map(batch_loss, windows))
-
-    return loss
+    return jax.jit(
+        lambda params, windows: jax.lax.map(
+            lambda tokens: next_byte_loss(graphdef, params, tokens), windows
+        )
+    )
 
 
 @functools.cache
@@ -352,23 +351,31 @@ def _texts(scale: Scale) -> dict[str, Text]:
 def _origin(scale: Scale) -> str:
     """The text, and the loss of the untrained model: other ones cannot be compared."""
     text = _texts(scale)["jax"]
-    windows = _validation(scale, "jax")[:1]
-    loss = _validation_loss(scale.model)(init_params(scale.model, 0), windows)
+    windows = _windows(scale, "jax")[:1]
+    loss = _window_losses(scale.model)(init_params(scale.model, 0), windows)[0]
     return f"{text.sha256[:12]}-{float(loss):.3f}"
 
 
 @functools.cache
-def _validation(scale: Scale, text: str) -> np.ndarray:
-    rows = DataConfig(
-        sequence_length=scale.data.sequence_length,
-        batch_size=VALIDATION_ROWS,
-        validation_sequences=scale.data.validation_sequences,
-    )
+def _windows(scale: Scale, text: str) -> np.ndarray:
+    rows = dataclasses.replace(scale.data, data=None, batch_size=VALIDATION_ROWS)
     return validation_batches(_texts(scale)[text], rows)
 
 
-def _windows(scale: Scale, run: Run) -> np.ndarray:
-    return _validation(scale, run.validate_on)
+def _tracks(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs by trajectory; the first of each goes to its end.
+
+    The longest stretches at the peak come first: the others branch from them.
+    """
+    tracks: list[list[Run]] = []
+    for run in sorted(runs, key=lambda run: (-run.steps, -float(run.rates.sum()))):
+        for track in tracks:
+            if _shared_steps(track[0], run) == run.steps:
+                track.append(run)
+                break
+        else:
+            tracks.append([run])
+    return tracks
 
 
 def _shared_steps(run: Run, other: Run) -> int:
@@ -379,32 +386,20 @@ def _shared_steps(run: Run, other: Run) -> int:
     return int(np.argmax(differs)) if np.any(differs) else length
 
 
-def _new_steps(group: Sequence[Run], chunk: int) -> int:
+def _new_steps(group: Sequence[Run]) -> int:
     """The steps of a group of runs, each shared step counted once."""
-    ends = {run.prefix(i) for run in group for i in range(chunk, run.steps + 1, chunk)}
+    chunk = group[0].scale.chunk
+    longest = [track[0] for track in _tracks(group)]
+    ends = {r.prefix(i) for r in longest for i in range(chunk, r.steps + 1, chunk)}
     return chunk * len(ends)
 
 
-def _key(config: dict[str, Any]) -> str:
-    """A run's fields as text; those that its model had no name for yet by default."""
-    model = to_json(from_json(ModelConfig, config["model"]))
-    data = to_json(from_json(DataConfig, config["data"]))
-    return json.dumps(config | {"model": model, "data": data}, sort_keys=True)
-
-
-def _describe(run: Run) -> str:
-    extras = [run.average, run.line, run.mixture]
-    spec = {**run.schedule, "optimizer": run.optimizer["name"]}
-    return f"seed {run.seed} step {run.steps} {spec} {[e for e in extras if e]}"
+def _size(state) -> int:
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(state[0]))
 
 
 def _path(name: str) -> Path:
-    return STATES / "states" / f"{name}.pickle"
-
-
-def _load(name: str) -> Any:
-    path = _path(name)
-    return pickle.loads(path.read_bytes()) if path.exists() else None
+    return STATES / "states" / name[:2] / f"{name}.pickle"
 
 
 def _save(name: str, value) -> None:

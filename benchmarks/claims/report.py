@@ -1,82 +1,75 @@
-"""The table in benchmarks/README.md and the pictures beside it."""
+"""The table and the pictures in benchmarks/README.md, from the finished runs alone."""
 
-import textwrap
-from collections.abc import Callable
+import importlib
+import json
+import pkgutil
 from pathlib import Path
-from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
-
-from .claims import CLAIMS, Claim  # noqa: E402
-from .engine import NotMeasuredError  # noqa: E402
-from .study import Finding, Study  # noqa: E402
+from .engine import Lab, NotMeasuredError
+from .pictures import draw
+from .settings import Scale
+from .study import CLAIMS, Claim, Finding, Study
 
 HERE = Path(__file__).parents[1]
+PUBLISHED = HERE / "results" / "published_124M.json"
+SEEDS = (5, 4, 3)  # fewer decide nothing, and are not shown
+
+for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    if module.name[0] == "c" and module.name[1:3].isdigit():
+        importlib.import_module(f"{__package__}.{module.name}")
 
 
-def find(study: Study, claim: Claim) -> Finding | None:
-    """What the runs say of a claim, or None where some are missing for every seed."""
-    try:
-        return claim.test(study)
-    except NotMeasuredError:
-        return None
+def results(scale: Scale) -> Path:
+    return HERE / "results" / f"claims_{scale.name}.jsonl"
 
 
-def write(study: Study, readme: Path) -> None:
+def find(lab: Lab, claim: Claim, seeds=SEEDS) -> tuple[int, Finding] | None:
+    """What the runs say of a claim, with as many seeds as have them all."""
+    for count in seeds:
+        try:
+            return count, claim.test(Study(lab, range(count)))
+        except NotMeasuredError:
+            pass
+    return None
+
+
+def table(lab: Lab) -> str:
+    """A row for each claim: what our runs and the published ones say of it."""
+    published = json.loads(PUBLISHED.read_text())
+    size = lab.scale.parameters
+    rows = [f"| # | claim | {size}, here | 124M, published |", "|--:|---|---|---|"]
+    for number, claim in sorted(CLAIMS.items()):
+        measured, other = find(lab, claim), published.get(str(number))
+        ours = "not measured yet"
+        if measured:
+            seeds, found = measured
+            verdicts = {text: said.value for text, said in found.parts.items()}
+            ours = _cell(verdicts, found.figures)
+            ours += f". *{seeds} seeds; peaks (settings tried): {found.tuning}*"
+        theirs = _cell(**other) if other else "no such runs"
+        cells = [str(number), f"{claim.text} ({claim.source})", ours, theirs]
+        rows += ["| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"]
+    return "\n".join(rows)
+
+
+def _cell(parts: dict[str, str], figures: list[str]) -> str:
+    said = "; ".join(f"{text}: **{verdict}**" for text, verdict in parts.items())
+    return ". ".join(part for part in (said, "; ".join(figures)) if part)
+
+
+def write(lab: Lab, readme: Path) -> None:
     """Replaces the table of this scale in the README, and draws the pictures."""
-    rows = [
-        "| # | claim | source | here | seeds | verdict |",
-        "|--:|---|---|---|--:|---|",
-    ]
     pictures = []
-    for number in sorted(CLAIMS):
-        claim = CLAIMS[number]
-        finding = find(study, claim)
-        cells = [str(number), claim.text, claim.source]
-        if finding is None:
-            cells += ["", "", "not measured"]
-        else:
-            cells += [finding.ours, str(study.answered), f"**{finding.verdict}**"]
-            if finding.draw:
-                name = f"{claim.name}_{study.scale.name}.png"
-                draw(claim, finding.draw, HERE / "pictures" / name)
-                pictures.append(f"![{number}. {claim.text}](pictures/{name})")
-        rows.append(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-        )
-    table = "\n".join([*rows, "", *pictures])
-    marks = [f"<!-- claims {study.scale.name}: {end} -->" for end in ("begin", "end")]
+    for number, claim in sorted(CLAIMS.items()):
+        measured = find(lab, claim)
+        if measured and measured[1].draw:
+            name = f"{claim.name}_{lab.scale.name}.png"
+            title = f"{number}. {measured[1].found} ({lab.scale.parameters})"
+            draw(title, measured[1].draw, HERE / "pictures" / name)
+            pictures.append(f"![{number}. {measured[1].found}](pictures/{name})")
+    marks = [f"<!-- claims {lab.scale.name}: {end} -->" for end in ("begin", "end")]
     text = readme.read_text()
     before, _, rest = text.partition(marks[0])
     _, _, after = rest.partition(marks[1])
-    readme.write_text(f"{before}{marks[0]}\n\n{table}\n\n{marks[1]}{after}")
-
-
-def draw(claim: Claim, on_axes: Callable[[Any], None], path: Path) -> None:
-    """One picture, on white, legible at the width of a phone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    style: dict[Any, Any] = {
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "lines.markersize": 4,
-    }
-    with plt.rc_context(style):
-        figure, axes = plt.subplots(layout="constrained")
-        on_axes(axes)
-        title = f"{claim.number}. {claim.text}".replace(" %", "\N{NO-BREAK SPACE}%")
-        title = textwrap.fill(title, 58)
-        figure.suptitle(title, x=0.02, ha="left", fontsize=10)
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=2, frameon=False
-        )
-        figure.set_size_inches(4.8, 3.4 + 0.11 * len(labels))
-        figure.savefig(path, dpi=200, facecolor="white")
-        plt.close(figure)
+    content = "\n".join([table(lab), "", *pictures])
+    readme.write_text(f"{before}{marks[0]}\n\n{content}\n\n{marks[1]}{after}")

@@ -11,6 +11,7 @@ class Scale:
     """A size of model and run. All lengths of claims are fractions of `steps`."""
 
     name: str
+    parameters: str  # how many, for people
     model: ModelConfig
     data: DataConfig
     # Length of the reference run, a multiple of 40 chunks.
@@ -18,17 +19,8 @@ class Scale:
     # Steps in one compiled call: every branch point is a multiple of it.
     chunk: int
     warmup_steps: int
-    # The grids on which peaks are tuned: of a constant rate and short cooldowns, and of
-    # schedules that fall for longer, whose best peak is higher.
-    peaks: tuple[float, ...]
-    falling_peaks: tuple[float, ...]
-    # Peaks that the grids chose, for the claims that do not tune again: of WSD 20 %, of
-    # a constant rate, and of cosine or a long cooldown.
+    # Rung 0 of the ladder on which every peak is tuned.
     peak: float
-    stable_peak: float
-    cosine_peak: float
-    schedule_free_peaks: tuple[float, ...]
-    schedule_free_peak: float
     # Widths of the scaling-law sweep.
     widths: tuple[int, ...]
     # Snapshots in a chunk, for averages over them.
@@ -38,23 +30,26 @@ class Scale:
 
     def at(self, fraction: float) -> int:
         """A fraction of the reference run in steps, at a chunk boundary."""
-        return max(1, round(fraction * self.steps / self.chunk)) * self.chunk
+        return self.chunks(fraction * self.steps)
+
+    def chunks(self, steps: float) -> int:
+        """Steps, rounded to whole chunks, at least one."""
+        return max(1, round(steps / self.chunk)) * self.chunk
+
+    def rung(self, number: int) -> float:
+        """A peak; those of neighbouring rungs are a factor of sqrt(2) apart."""
+        return float(f"{self.peak * 2 ** (number / 2):.3g}")
 
 
 CPU = Scale(
     name="cpu",
+    parameters="80k",
     model=ModelConfig(width=48, depth=2, heads=2),
     data=DataConfig(sequence_length=64, batch_size=8, validation_sequences=1536),
     steps=1200,
     chunk=30,
     warmup_steps=60,
-    peaks=(2e-3, 4e-3, 8e-3, 1.6e-2),
-    falling_peaks=(4e-3, 8e-3, 1.6e-2, 3.2e-2),
     peak=8e-3,
-    stable_peak=4e-3,
-    cosine_peak=1.6e-2,
-    schedule_free_peaks=(8e-3, 1.6e-2, 3.2e-2),
-    schedule_free_peak=1.6e-2,
     widths=(16, 32, 48),
     snapshots=6,
     workers=2,
@@ -62,20 +57,15 @@ CPU = Scale(
 
 GPU = Scale(
     name="gpu",
+    parameters="11M",
     model=ModelConfig(width=384, depth=6, heads=6),
     data=DataConfig(sequence_length=256, batch_size=64, validation_sequences=1536),
     steps=4000,
     chunk=100,
     warmup_steps=200,
-    peaks=(5e-4, 1e-3, 2e-3, 4e-3),
-    falling_peaks=(1e-3, 2e-3, 4e-3, 8e-3),
     peak=2e-3,
-    stable_peak=1e-3,
-    cosine_peak=4e-3,
-    schedule_free_peaks=(2e-3, 4e-3, 8e-3),
-    schedule_free_peak=4e-3,
     widths=(96, 192, 384),
-    snapshots=1,
+    snapshots=5,
     workers=1,
 )
 

@@ -1,5 +1,7 @@
 """Schedules and averages as plain dictionaries, so that results can name them."""
 
+import functools
+import json
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,22 +27,36 @@ SHAPES = {
 }
 
 
-def schedule(spec: Spec) -> optax.Schedule:
-    """The schedule that a spec names, from this library or from Optax."""
+def schedule(spec: Spec, warmup_steps: int) -> optax.Schedule:
+    """The schedule that a spec names, from this library or from Optax.
+
+    The first update of a warmup is not lost, and the last of a cooldown is one step
+    above the end.
+    """
     arguments = {key: value for key, value in spec.items() if key != "name"}
+    if "peak_value" in arguments:
+        start = arguments["peak_value"] / (warmup_steps + 1)
+        arguments |= {"warmup_steps": warmup_steps, "init_value": start}
     if "shape" in arguments:
         arguments["shape"] = SHAPES[arguments["shape"]]
     if isinstance(arguments.get("schedule"), dict):
-        arguments["schedule"] = schedule(arguments["schedule"])
+        arguments["schedule"] = schedule(arguments["schedule"], warmup_steps)
     if "schedules" in arguments:
-        arguments["schedules"] = [schedule(part) for part in arguments["schedules"]]
+        parts = arguments["schedules"]
+        arguments["schedules"] = [schedule(part, warmup_steps) for part in parts]
     library = optax_wsd if hasattr(optax_wsd, spec["name"]) else optax
     return getattr(library, spec["name"])(**arguments)
 
 
-def learning_rates(spec: Spec, steps: int) -> np.ndarray:
+def learning_rates(spec: Spec, steps: int, warmup_steps: int) -> np.ndarray:
     """The rate of every step, float32 [steps]."""
-    return np.asarray(schedule(spec)(jnp.arange(steps)), np.float32)
+    return _learning_rates(json.dumps(spec), steps, warmup_steps)
+
+
+@functools.cache
+def _learning_rates(spec: str, steps: int, warmup_steps: int) -> np.ndarray:
+    values = schedule(json.loads(spec), warmup_steps)(jnp.arange(steps))
+    return np.asarray(values, np.float32)
 
 
 def snapshot_weights(spec: Spec, steps: int, every: int) -> np.ndarray:
@@ -51,6 +67,7 @@ def snapshot_weights(spec: Spec, steps: int, every: int) -> np.ndarray:
     {"name": "swa", "start_step": s}: uniform from a step on.
     {"name": "lawa", "size": k, "every": n}: the latest k of those every n steps.
     {"name": "merge", "shape": f, "size": k, "every": n}: these, with decay weights.
+    {"name": "line", "start_step": s, "share": r}: at r of the line from step s on.
     """
     at = np.arange(every, steps + 1, every)
     match spec["name"]:
@@ -67,6 +84,9 @@ def snapshot_weights(spec: Spec, steps: int, every: int) -> np.ndarray:
             weights = np.zeros(len(at))
             merge = optax_wsd.merge_weights(spec["size"], shape)
             weights[latest // every - 1] = merge
+        case "line":
+            weights = (1 - spec["share"]) * (at == spec["start_step"]).astype(float)
+            weights[-1] += spec["share"]
         case name:
             raise ValueError(f"no average {name}")
     return weights / np.sum(weights)

@@ -1,83 +1,198 @@
-"""What the claims are written with: methods, losses over seeds, and their spread."""
+"""What the claims are written with: methods, tuned losses, findings."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
-from .engine import Lab, NotMeasuredError, Plan, Run
-from .settings import Scale
+from .engine import Lab, Run
 from .specs import Spec
+from .verdicts import Verdict
 
 Name = TypeVar("Name")
 Options = dict[str, Any]
 
-ADAMW = {"name": "adamw", "b1": 0.9, "b2": 0.95, "weight_decay": 0.1}
 SCHEDULE_FREE = {"name": "schedule_free", "b2": 0.99, "weight_decay": 0.1}
-TIE = 0.005  # nats per byte: losses nearer than this are called equal
+WIDENINGS = 4  # rungs added to a grid at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A method at every setting of a grid: tuned on one text, reported on another."""
+
+    # Settings, in order, and the losses [seeds, (tune, report)] at each.
+    losses: dict[Any, np.ndarray]
+
+    @property
+    def best(self) -> Any:
+        return min(self.losses, key=lambda key: self.losses[key][:, 0].mean())
+
+    @property
+    def loss(self) -> np.ndarray:
+        """The reported losses of the best setting, over the seeds."""
+        return self.losses[self.best][:, 1]
+
+    @property
+    def at_edge(self) -> bool:
+        return len(self.losses) > 1 and self.best in (
+            min(self.losses),
+            max(self.losses),
+        )
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def optima(self) -> np.ndarray:
+        """For every seed the log of the peak at the bottom of a parabola.
+
+        Settings are peaks; the parabola in log(peak) goes through the best three.
+        """
+        peaks = sorted(self.losses)
+        at = min(max(peaks.index(self.best), 1), len(peaks) - 2)
+        near = peaks[at - 1 : at + 2]
+        x, columns = np.log(near), np.array([self.losses[p][:, 0] for p in near])
+        bottoms = []
+        for column in columns.T:
+            square, slope, _ = np.polyfit(x - x[1], column, 2)
+            # A seed that has its bottom far off, or none, has it a factor of 2 off.
+            bottom = -slope / (2 * square) if square > 0 else -np.sign(slope) * np.inf
+            bottoms.append(x[1] + np.clip(bottom, 2 * (x[0] - x[1]), 2 * (x[2] - x[1])))
+        return np.array(bottoms)
+
+
+def best(grids: Iterable[Grid]) -> Grid:
+    """The one that is best on the text for tuning."""
+    return min(grids, key=lambda grid: grid.losses[grid.best][:, 0].mean())
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """A row of the table, and what the picture is drawn from."""
 
-    ours: str
-    verdict: str
+    parts: dict[str, Verdict]  # what the claim says, sentence by sentence
+    figures: list[str]
+    # What each side was chosen from: shown with the peak and the number of settings.
+    sides: Mapping[str, Iterable[Grid]] = dataclasses.field(default_factory=dict)
     draw: Callable[[Any], None] | None = None  # on matplotlib axes
 
+    @property
+    def found(self) -> str:
+        """The verdicts in words, also the picture's title."""
+        return "; ".join(f"{text}: {said.value}" for text, said in self.parts.items())
 
-@dataclasses.dataclass
+    @property
+    def tuning(self) -> str:
+        return ", ".join(_tuning(name, list(g)) for name, g in self.sides.items())
+
+
+def _tuning(name: str, grids: list[Grid]) -> str:
+    chosen = best(grids)
+    edge = ", at the end of its grid" if chosen.at_edge else ""
+    return f"{name} {chosen.best:g} of {sum(map(len, grids))}{edge}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    number: int
+    name: str
+    text: str
+    source: str
+    test: Callable[["Study"], Finding]
+
+
+CLAIMS: dict[int, Claim] = {}
+
+
+def claim(text: str, source: str):
+    """Registers the test of a module cNN_NAME as claim NN."""
+
+    def register(test: Callable[["Study"], Finding]):
+        number, _, name = test.__module__.rpartition(".")[2][1:].partition("_")
+        CLAIMS[int(number)] = Claim(int(number), name, text, source, test)
+        return test
+
+    return register
+
+
 class Study:
     """The runs of a scale, for some seeds; losses come as arrays over the seeds."""
 
-    lab: Lab | Plan
-    scale: Scale
-    seeds: range
-    answered: int = 0  # seeds that had all the runs that were last asked for
+    def __init__(self, lab: Lab, seeds: range):
+        self.lab, self.scale, self.seeds = lab, lab.scale, seeds
 
     def losses(self, runs: Mapping[Name, Options]) -> dict[Name, np.ndarray]:
-        """Validation losses of named runs, each an array over the seeds that have all.
+        """Losses of named runs, [seeds, (tune, report)].
 
         The same seed has the same initial weights and batches in every run, so that
         differences are paired.
         """
-        by_seed = {s: [self._run(s, **r) for r in runs.values()] for s in self.seeds}
-        columns = []
-        for row in by_seed.values():
-            try:
-                columns.append(self.lab.losses(row))
-            except NotMeasuredError:
-                continue
-        if not columns:
-            raise NotMeasuredError("no seed has all runs")
-        self.answered = len(columns)
-        return dict(zip(runs, np.array(columns).T, strict=True))
+        base = {"scale": self.scale, "steps": self.scale.steps}
+        asked = [
+            Run(**base | options | {"seed": seed})
+            for options in runs.values()
+            for seed in self.seeds
+        ]
+        values = np.array(self.lab.losses(asked)).reshape(len(runs), -1, 2)
+        return dict(zip(runs, values, strict=True))
 
-    def _run(self, seed: int, **options) -> Run:
-        base = {
-            "steps": self.scale.steps,
-            "model": self.scale.model,
-            "data": self.scale.data,
-            "optimizer": ADAMW,
+    def tune(
+        self,
+        methods: Mapping[Name, Callable[[float], Options]],
+        rungs: Iterable[int] | Mapping[Name, Iterable[int]] = (-1, 0, 1),
+    ) -> dict[Name, Grid]:
+        """Every method over its rungs of peaks, widened until the best is inside."""
+        shared = {} if isinstance(rungs, Mapping) else dict.fromkeys(methods, rungs)
+        at = {k: list((shared or rungs)[k]) for k in methods}  # type: ignore[index]
+        for widening in range(WIDENINGS + 1):
+            losses = self.losses(
+                {
+                    (name, rung): make(self.scale.rung(rung))
+                    for name, make in methods.items()
+                    for rung in at[name]
+                }
+            )
+            grids, settled = {}, True
+            for name in methods:
+                peaks = {self.scale.rung(r): losses[name, r] for r in sorted(at[name])}
+                grids[name] = Grid(peaks)
+                if grids[name].at_edge and widening < WIDENINGS:
+                    low = grids[name].best == min(peaks)
+                    at[name].append(min(at[name]) - 1 if low else max(at[name]) + 1)
+                    settled = False
+            if settled:
+                break
+        return grids
+
+    def headline(self) -> dict[str, Grid]:
+        """The usual schedules at the reference length: most claims look at them."""
+        scale, total = self.scale, self.scale.steps
+        fifth, two_fifths = scale.at(0.2), scale.at(0.4)
+        schedules = {
+            "constant": self.constant,
+            "WSD 20 %": lambda p: self.wsd(p, total, fifth),
+            "WSD 20 % linear": lambda p: self.wsd(p, total, fifth, "linear"),
+            "WSD 40 %": lambda p: self.wsd(p, total, two_fifths),
+            "cosine to 10 %": lambda p: self.cosine(p, total, 0.1),
+            "cosine to zero": lambda p: self.cosine(p, total),
+            "linear to zero": lambda p: self.linear(p, total),
         }
-        return Run(seed=seed, **(base | options))
+        # The longer a schedule falls the higher is its best peak.
+        middle = {"constant": -2, "WSD 20 %": 0, "WSD 20 % linear": 0, "WSD 40 %": 0}
+        return self.tune(
+            {k: lambda p, s=s: {"schedule": s(p)} for k, s in schedules.items()},
+            {k: range(middle.get(k, 1) - 1, middle.get(k, 1) + 2) for k in schedules},
+        )
 
-    # Schedules. The first update of a warmup is not lost, and the last of a cooldown
-    # is one step above the end.
+    # Schedules of the library, by the arguments that the claims vary.
 
     def wsd(
         self, peak: float, total: int, cooldown: int, shape="one_minus_sqrt"
     ) -> Spec:
-        return {
-            "name": "wsd_schedule",
-            **self._warmup(peak),
-            "total_steps": total,
-            "cooldown_steps": cooldown,
-            "shape": shape,
-        }
+        spec = {"name": "wsd_schedule", "peak_value": peak, "total_steps": total}
+        return spec | {"cooldown_steps": cooldown, "shape": shape}
 
-    def stable(self, peak: float) -> Spec:
+    def constant(self, peak: float) -> Spec:
         return self.wsd(peak, self.scale.steps, 0)
 
     def linear(self, peak: float, total: int) -> Spec:
@@ -85,84 +200,33 @@ class Study:
         return self.wsd(peak, total, total - self.scale.warmup_steps, "linear")
 
     def cosine(self, peak: float, total: int, end: float = 0.0) -> Spec:
-        return {
-            "name": "warmup_cosine_decay_schedule",
-            **self._warmup(peak),
-            "decay_steps": total,
-            "end_value": end * peak,
-        }
+        spec = {"name": "warmup_cosine_decay_schedule", "peak_value": peak}
+        return spec | {"decay_steps": total, "end_value": end * peak}
 
     def multistep(self, peak: float, total: int) -> Spec:
-        boundaries = [self.scale.at(0.8), self.scale.at(0.9)]
-        return {
-            "name": "multistep_schedule",
-            **self._warmup(peak),
-            "boundaries": [b * total // self.scale.steps for b in boundaries],
-        }
+        boundaries = [self.scale.chunks(part * total) for part in (0.8, 0.9)]
+        spec = {"name": "multistep_schedule", "peak_value": peak}
+        return spec | {"boundaries": boundaries}
 
     def wsds(self, peak: float, ends: list[int], cooldown: int) -> Spec:
-        lengths = {"end_steps": ends, "cooldown_steps": cooldown}
-        return {"name": "wsds_schedule", **self._warmup(peak), **lengths}
+        spec = {"name": "wsds_schedule", "peak_value": peak}
+        return spec | {"end_steps": ends, "cooldown_steps": cooldown}
 
     def inverse_sqrt(self, peak: float, offset: int) -> Spec:
-        warmup = self._warmup(peak)
-        return {"name": "inverse_power_schedule", **warmup, "offset_steps": offset}
+        spec = {"name": "inverse_power_schedule", "peak_value": peak}
+        return spec | {"offset_steps": offset}
 
     def infinite(self, peak: float, constant: float) -> Spec:
-        return {
-            "name": "infinite_schedule",
-            **self._warmup(peak),
-            "constant_value": constant,
-            "transition_steps": self.scale.at(0.5),
-        }
+        spec = {"name": "infinite_schedule", "peak_value": peak}
+        lengths = {"transition_steps": self.scale.at(0.5)}
+        return spec | {"constant_value": constant} | lengths
 
     def cooled(self, schedule: Spec, start: int, cooldown: int) -> Spec:
-        return {
-            "name": "cooldown_schedule",
-            "schedule": schedule,
-            "start_step": start,
-            "cooldown_steps": cooldown,
-        }
+        spec = {"name": "cooldown_schedule", "schedule": schedule}
+        return spec | {"start_step": start, "cooldown_steps": cooldown}
 
     def rewarmed(self, peak: float, total: int) -> Spec:
         """A cosine to a tenth, and the same once more."""
         cosine = self.cosine(peak, total, 0.1)
-        twice = {"schedules": [cosine, cosine], "boundaries": [total]}
-        return {"name": "join_schedules", **twice}
-
-    def _warmup(self, peak: float) -> Spec:
-        steps = self.scale.warmup_steps
-        start = peak / (steps + 1)
-        return {"peak_value": peak, "warmup_steps": steps, "init_value": start}
-
-
-def optimum(peaks, losses: np.ndarray) -> tuple[float, float]:
-    """Peak and loss at the bottom of a parabola in log(peak) through the best three.
-
-    At an end of the grid it is that end.
-    """
-    best = int(np.argmin(losses))
-    if best in (0, len(peaks) - 1):
-        return float(peaks[best]), float(losses[best])
-    near = slice(best - 1, best + 2)
-    curve = np.polynomial.Polynomial.fit(np.log(peaks[near]), losses[near], 2)
-    bottom = float(curve.deriv().roots()[0].real)
-    return float(np.exp(bottom)), float(curve(bottom))
-
-
-def spread(values: np.ndarray) -> str:
-    """Mean and standard deviation over seeds, with a sign: for differences."""
-    sd = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):+.4f}{sd}"
-
-
-def level(values: np.ndarray) -> str:
-    return spread(values).lstrip("+")
-
-
-def differs(values: np.ndarray) -> bool:
-    """Whether a paired difference is more than twice its standard error, or a tie."""
-    if len(values) < 2:
-        return bool(abs(values[0]) > TIE)
-    error = np.std(values, ddof=1) / np.sqrt(len(values))
-    return bool(abs(np.mean(values)) > 2 * error)
+        spec = {"name": "join_schedules", "schedules": [cosine, cosine]}
+        return spec | {"boundaries": [total]}

@@ -4,7 +4,7 @@
 
 FILE holds the runs of Hägele et al., 2024 (arXiv:2405.18392) and Schaipp et al., 2025
 (arXiv:2501.18965), from `data/` of github.com/fabian-sp/lr-scheduling (MIT licence),
-one JSON object a line: a Llama-style model on SlimPajama, 10k to 50k steps of 0.1M
+one JSON object a line: a Llama-style model on SlimPajama, 15k to 50k steps of 0.1M
 tokens, peaks a factor of 2 apart. Losses are nats per token after the last step. Some
 settings were run twice: what the two runs differ by is the error of every figure.
 What is printed is kept in results/published_124M.json, where the table finds it.

@@ -52,7 +52,7 @@ def main(arguments: Arguments) -> None:
     lab = Lab(scale, report.results(scale))
     claims = [report.CLAIMS[n] for n in arguments.only or sorted(report.CLAIMS)]
     if arguments.list:
-        print(report.table(lab))
+        print(report.table(scale, report.find_all(lab)))
         return
     # What a claim asks for next may hang on what it has found: grids are widened.
     while not arguments.report:
@@ -62,7 +62,9 @@ def main(arguments: Arguments) -> None:
             return
         if not lab.wanted:
             for claim, (seeds, finding) in zip(claims, found, strict=True):
-                print(f"\n{claim.number}. {claim.text}, {seeds} seeds\n{finding.found}")
+                print(
+                    f"\n{claim.number}. {claim.text} (seeds: {seeds})\n{finding.found}"
+                )
                 print(
                     "\n".join(
                         f"  {line}" for line in (*finding.figures, finding.tuning)
@@ -71,7 +73,7 @@ def main(arguments: Arguments) -> None:
             break
         lab.train()
     if not arguments.quick:
-        report.write(lab, report.HERE / "README.md")
+        report.write(lab)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,12 @@ def test(study: Study) -> Finding:
         for ours in ("WSD 20 %", "WSD 40 %")
         for other in others
     }
+    straight = difference(tuned[others[2]].loss, tuned[others[1]].loss)
     return Finding(
         {f"matches {o}": at_most(gap["WSD 20 %", o], TIE) for o in others[:2]},
-        [f"{ours} − {other} {value}" for (ours, other), value in gap.items()],
+        [
+            *(f"{ours} − {other} {value}" for (ours, other), value in gap.items()),
+            f"linear to zero − cosine to zero {straight}",
+        ],
         {name: [tuned[name]] for name in ("WSD 20 %", "WSD 40 %", *others)},
     )

@@ -1,4 +1,4 @@
-"""Claim 7: averages of a constant run, their width and peak tuned, and of a cooldown."""
+"""Claim 7: averages of a constant run and of a cooldown; width and peak are tuned."""
 
 import math
 

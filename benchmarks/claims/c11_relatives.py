@@ -45,8 +45,9 @@ def test(study: Study) -> Finding:
     wsd_s = {
         e: difference(tuned["WSD-S", e].loss, tuned["WSD", e].loss) for e in ends[1:]
     }
-    best = {("WSqD", end): tuned["WSqD", end] for end in ends}
-    best |= {("WSD", end): usual[end, 0.2] for end in ends}
+    best = {}
+    for end in ends:
+        best |= {("WSqD", end): tuned["WSqD", end], ("WSD", end): usual[end, 0.2]}
     drift = {
         name: interval(best[name, ends[-1]].optima() - best[name, ends[0]].optima())
         for name in ("WSqD", "WSD")
@@ -81,7 +82,5 @@ def test(study: Study) -> Finding:
             **{f"WSD, {e}, equal compute": [tuned["WSD", e]] for e in ends[1:]},
             **{name: [grid] for name, grid in named.items()},
         },
-        lambda axes: curves(
-            axes, of_peaks(dict(sorted(named.items()))), "peak learning rate"
-        ),
+        lambda axes: curves(axes, of_peaks(named), "peak learning rate"),
     )

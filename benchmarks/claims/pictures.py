@@ -32,15 +32,16 @@ def curves(axes, lines: Curves, x: str, y="loss", levels=None, log=True) -> None
     Labels that begin with the same word have the same colour.
     """
     dashes, colors = ["-", "--", ":", "-."], {}
-    for label, points in lines.items():
+    for i, (label, points) in enumerate(lines.items()):
         group = label.split(",")[0]
         color = colors.setdefault(group, [f"C{len(colors) % 10}", 0])
-        at = np.array(list(points))
+        # A little apart, so that no interval hides another.
+        at = np.array(list(points)) * (1.01 ** (i - len(lines) / 2) if log else 1)
         found = [interval(values) for values in points.values()]
-        error = [i.error if np.isfinite(i.error) else 0.0 for i in found]
+        error = [f.error if np.isfinite(f.error) else 0.0 for f in found]
         axes.errorbar(
             at,
-            [i.mean for i in found],
+            [f.mean for f in found],
             yerr=error,
             fmt=dashes[color[1] % 4],
             marker="o",
@@ -50,9 +51,9 @@ def curves(axes, lines: Curves, x: str, y="loss", levels=None, log=True) -> None
             label=label,
         )
         color[1] += 1
-    for i, (label, values) in enumerate((levels or {}).items()):
+    for i, (label, values) in enumerate((levels or {}).items(), 1):
         mean = np.mean(values)
-        axes.axhline(mean, color="black", ls=dashes[(i + 1) % 4], lw=1, label=label)
+        axes.axhline(mean, color="black", ls=dashes[i % 4], lw=1, label=label)
     axes.set(xlabel=x, ylabel=y)
     ticks = sorted({at for points in lines.values() for at in points})
     if log:

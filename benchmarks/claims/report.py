@@ -1,4 +1,4 @@
-"""The table and the pictures in benchmarks/README.md, from the finished runs alone."""
+"""The tables and the pictures, from the finished runs alone."""
 
 import importlib
 import json
@@ -13,6 +13,47 @@ from .study import CLAIMS, Claim, Finding, Study
 HERE = Path(__file__).parents[1]
 PUBLISHED = HERE / "results" / "published_124M.json"
 SEEDS = (5, 4, 3)  # fewer decide nothing, and are not shown
+MISSING = "not measured yet"
+
+# Rows of "Which method when": what you know, what to take, the claim and the beginning
+# of its figures that say how good it is, and when not.
+CHOICES = [
+    (
+        "the end, and it will not move",
+        "`wsd_schedule(...)` with `shapes.linear` over 60 % of the run or more",
+        2,
+        ("WSD 60 % linear − cosine to zero", "linear to zero − cosine to zero"),
+        "you may train on",
+    ),
+    (
+        "no end yet, or several budgets",
+        "a stable phase and `scale_by_cooldown`, 20 to 40 % of the run",
+        2,
+        ("WSD 20 % − cosine", "WSD 40 % − cosine"),
+        "one can only afford 5 %",
+    ),
+    (
+        "a model is wanted at any time",
+        "`params_power_ema` beside the stable phase",
+        7,
+        ("power-EMA", "best average −"),
+        "after a cooldown",
+    ),
+    (
+        "nothing, and b1 can be tuned",
+        "`schedule_free_adamw`",
+        9,
+        ("best schedule-free −",),
+        "BatchNorm cannot be estimated again",
+    ),
+    (
+        "new data keeps coming",
+        "`infinite_schedule`, ended by `cooldown_schedule`",
+        13,
+        ("infinite − re-warmed",),
+        "there is one data set",
+    ),
+]
 
 for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
     if module.name[0] == "c" and module.name[1:3].isdigit():
@@ -33,23 +74,73 @@ def find(lab: Lab, claim: Claim, seeds=SEEDS) -> tuple[int, Finding] | None:
     return None
 
 
-def table(lab: Lab) -> str:
+Found = dict[int, tuple[int, Finding] | None]
+
+
+def find_all(lab: Lab) -> Found:
+    return {number: find(lab, CLAIMS[number]) for number in sorted(CLAIMS)}
+
+
+def table(scale: Scale, found: Found) -> str:
     """A row for each claim: what our runs and the published ones say of it."""
     published = json.loads(PUBLISHED.read_text())
-    size = lab.scale.parameters
-    rows = [f"| # | claim | {size}, here | 124M, published |", "|--:|---|---|---|"]
-    for number, claim in sorted(CLAIMS.items()):
-        measured, other = find(lab, claim), published.get(str(number))
-        ours = "not measured yet"
+    rows = []
+    for number, measured in found.items():
+        claim, other = CLAIMS[number], published.get(str(number))
+        ours = MISSING
         if measured:
-            seeds, found = measured
-            verdicts = {text: said.value for text, said in found.parts.items()}
-            ours = _cell(verdicts, found.figures)
-            ours += f". *{seeds} seeds; peaks (settings tried): {found.tuning}*"
+            seeds, finding = measured
+            verdicts = {text: said.value for text, said in finding.parts.items()}
+            ours = _cell(verdicts, finding.figures)
+            ours += f". *{seeds} seeds; peaks (settings tried): {finding.tuning}*"
         theirs = _cell(**other) if other else "no such runs"
-        cells = [str(number), f"{claim.text} ({claim.source})", ours, theirs]
-        rows += ["| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"]
-    return "\n".join(rows)
+        rows += [[str(number), f"{claim.text} ({claim.source})", ours, theirs]]
+    return _markdown(
+        ["#", "claim", f"{scale.parameters}, here", "124M, published"], rows
+    )
+
+
+def choices(scale: Scale, found: Found) -> str:
+    """Which method when: a row for each situation, with what it gained."""
+    published = json.loads(PUBLISHED.read_text())
+    rows = []
+    for known, take, number, begins, unless in CHOICES:
+        measured = found[number]
+        ours = _figures(measured[1].figures, begins) if measured else MISSING
+        figures = published.get(str(number), {"figures": []})["figures"]
+        theirs = _figures(figures, begins) or "no such runs"
+        rows += [[known, take, theirs, f"{ours} (claim {number})", unless]]
+    head = ["what you know", "take", "124M, published", f"{scale.parameters}, here"]
+    return _markdown([*head, "not when"], rows)
+
+
+def write(lab: Lab) -> None:
+    """Replaces the tables in the pages, and draws the pictures."""
+    scale, found, shown = lab.scale, find_all(lab), []
+    for number, measured in found.items():
+        if measured and measured[1].draw:
+            picture = f"pictures/{CLAIMS[number].name}_{scale.name}.png"
+            title = f"{number}. {measured[1].found} ({scale.parameters})"
+            draw(title, measured[1].draw, HERE / picture)
+            shown += [f"![{title}]({picture})"]
+    claims = "\n".join([table(scale, found), "", *shown])
+    _replace(HERE / "README.md", f"claims {scale.name}", claims)
+    if scale.name == "cpu":
+        for page in ("README.md", "docs/choose.md"):
+            _replace(HERE.parent / page, "choices", choices(scale, found))
+
+
+def marked(page: Path, name: str) -> str:
+    """What stands between the two marks of a page."""
+    _, _, rest = page.read_text().partition(f"<!-- {name}: begin -->\n\n")
+    return rest.partition(f"\n\n<!-- {name}: end -->")[0]
+
+
+def _replace(page: Path, name: str, content: str) -> None:
+    text = page.read_text()
+    before, begin, rest = text.partition(f"<!-- {name}: begin -->")
+    _, end, after = rest.partition(f"<!-- {name}: end -->")
+    page.write_text(f"{before}{begin}\n\n{content}\n\n{end}{after}")
 
 
 def _cell(parts: dict[str, str], figures: list[str]) -> str:
@@ -57,19 +148,11 @@ def _cell(parts: dict[str, str], figures: list[str]) -> str:
     return ". ".join(part for part in (said, "; ".join(figures)) if part)
 
 
-def write(lab: Lab, readme: Path) -> None:
-    """Replaces the table of this scale in the README, and draws the pictures."""
-    pictures = []
-    for number, claim in sorted(CLAIMS.items()):
-        measured = find(lab, claim)
-        if measured and measured[1].draw:
-            name = f"{claim.name}_{lab.scale.name}.png"
-            title = f"{number}. {measured[1].found} ({lab.scale.parameters})"
-            draw(title, measured[1].draw, HERE / "pictures" / name)
-            pictures.append(f"![{number}. {measured[1].found}](pictures/{name})")
-    marks = [f"<!-- claims {lab.scale.name}: {end} -->" for end in ("begin", "end")]
-    text = readme.read_text()
-    before, _, rest = text.partition(marks[0])
-    _, _, after = rest.partition(marks[1])
-    content = "\n".join([table(lab), "", *pictures])
-    readme.write_text(f"{before}{marks[0]}\n\n{content}\n\n{marks[1]}{after}")
+def _figures(figures: list[str], begins: tuple[str, ...]) -> str:
+    return "; ".join(figure for figure in figures if figure.startswith(begins))
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    cells = [head, ["---"] * len(head), *rows]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)

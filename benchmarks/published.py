@@ -259,7 +259,7 @@ def loss_laws(runs: Published, peak: float = 1e-3):
         bounds += [laws.optimal_scale(rates[:: len(rates) // 1000])[1]]
         if name not in fitted:
             errors += [float(law.predict(rates, int(steps[-1]))) - losses[-1]]
-    rank = stats.spearmanr(bounds, tuned).statistic
+    rank = np.corrcoef(stats.rankdata(bounds), stats.rankdata(tuned))[0, 1]
     mean, worst = np.mean(np.abs(errors)), np.max(np.abs(errors))
     parts = {"predicts other schedules within 0.01": at_most(Interval(worst, 0), 0.01)}
     return parts, [
@@ -270,7 +270,7 @@ def loss_laws(runs: Published, peak: float = 1e-3):
     ]
 
 
-def curve(run) -> laws.Curve:
+def curve(run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The rate of every update, the warmup and the trunk before the log included."""
     steps, warmup = np.array(run["steps"]), run["warmup_steps"]
     logged_rates = np.array(run["lr"], float)  # the first may not be known

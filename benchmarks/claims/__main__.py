@@ -61,15 +61,8 @@ def main(arguments: Arguments) -> None:
             lab.missing()
             return
         if not lab.wanted:
-            for claim, (seeds, finding) in zip(claims, found, strict=True):
-                print(
-                    f"\n{claim.number}. {claim.text} (seeds: {seeds})\n{finding.found}"
-                )
-                print(
-                    "\n".join(
-                        f"  {line}" for line in (*finding.figures, finding.tuning)
-                    )
-                )
+            for claim, measured in zip(claims, found, strict=True):
+                report.show(claim, measured)
             break
         lab.train()
     if not arguments.quick:

@@ -1,5 +1,7 @@
 """Claim 15: a model at any time, from a rate that falls and an average."""
 
+import numpy as np
+
 from .c06_long_runs import FRACTIONS, lengths
 from .pictures import curves
 from .study import Finding, Study, best, claim
@@ -45,13 +47,15 @@ def test(study: Study) -> Finding:
     }
     # One peak and one gamma for all lengths, against the best of each.
     common = {
-        (peak, gamma): sum(tuned["1/√t", n, gamma].losses[peak][:, 0] for n in totals)
+        (peak, gamma): np.sum(
+            [tuned["1/√t", n, gamma].losses[peak] for n in totals], axis=0
+        )
         for gamma in GAMMAS
         for peak in set.intersection(
             *(set(tuned["1/√t", n, gamma].losses) for n in totals)
         )
     }
-    peak, gamma = min(common, key=lambda key: common[key].mean())
+    peak, gamma = min(common, key=lambda key: common[key][:, 0].mean())
     one = {n: tuned["1/√t", n, gamma].losses[peak][:, 1] for n in totals}
     price = {n: difference(one[n], best(sides["1/√t", n]).loss) for n in totals}
     lines = {

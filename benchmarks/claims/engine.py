@@ -219,36 +219,33 @@ class Trainer:
     def _train_track(self, runs: Sequence[Run], save_at: set[int], record) -> None:
         """The runs are of one trajectory, the first one to its end."""
         chunk, taken, longest = self.scale.chunk, self.scale.snapshots, runs[0]
-        averaged = [run for run in runs if run.weights is not None]
+        weights = {r.key: r.weights for r in runs if r.weights is not None}
         # The snapshots before the first with a weight need not be seen again.
-        first = min((int(np.flatnonzero(r.weights)[0]) for r in averaged), default=None)
-        ends = [run.steps for run in runs if run.weights is None]
-        begin_by = min([*ends, *([] if first is None else [first // taken * chunk])])
-        step, state = self._resume(longest, begin_by)
-        # Runs that end where one may begin, or before the first update.
-        sums = np.zeros((len(averaged), _size(state)))
+        starts = [int(np.flatnonzero(w)[0]) // taken * chunk for w in weights.values()]
+        ends = [run.steps for run in runs if run.key not in weights]
+        step, state = self._resume(longest, min(starts + ends))
+        sums = dict.fromkeys(weights, 0.0)
         batches = self._batches(longest)
         program = _program(longest.model, longest.optimizer["name"], taken)
         hyper = {k: v for k, v in longest.optimizer.items() if k != "name"}
-        for begin in range(step, longest.steps + 1, chunk):
-            for run in runs:
-                if run.steps == begin:
-                    if run.weights is None:
-                        params = optax_wsd.eval_params(state[1], state[0])
-                    else:
-                        params = ravel_pytree(state[0])[1](sums[averaged.index(run)])
-                    record(run, self._evaluate(run, params))
-            if begin in save_at:
-                _save(self._name(longest, begin), jax.device_get(state))
-            if begin == longest.steps:
-                break
-            stop = begin + chunk
-            tokens = np.stack([batches(i) for i in range(begin, stop)])
-            state, snapshots = program(state, longest.rates[begin:stop], tokens, hyper)
-            for i, run in enumerate(averaged):
-                if run.steps >= stop:
-                    at = slice(begin // chunk * taken, stop // chunk * taken)
-                    sums[i] += run.weights[at] @ np.asarray(snapshots, np.float64)
+        while True:
+            for run in (run for run in runs if run.steps == step):
+                params = optax_wsd.eval_params(state[1], state[0])
+                if run.key in weights:
+                    params = ravel_pytree(state[0])[1](sums[run.key])
+                record(run, self._evaluate(run, params))
+            if step in save_at:
+                _save(self._name(longest, step), jax.device_get(state))
+            if step == longest.steps:
+                return
+            stop = step + chunk
+            tokens = np.stack([batches(i) for i in range(step, stop)])
+            state, snapshots = program(state, longest.rates[step:stop], tokens, hyper)
+            at = slice(step // chunk * taken, stop // chunk * taken)
+            for key, w in weights.items():
+                # Past the run's own end there are no weights.
+                sums[key] = sums[key] + w[at] @ np.asarray(snapshots)[: len(w[at])]
+            step = stop
 
     def _resume(self, run: Run, last: int):
         """The latest state of the run's trajectory, up to the step `last`."""
@@ -392,10 +389,6 @@ def _new_steps(group: Sequence[Run]) -> int:
     longest = [track[0] for track in _tracks(group)]
     ends = {r.prefix(i) for r in longest for i in range(chunk, r.steps + 1, chunk)}
     return chunk * len(ends)
-
-
-def _size(state) -> int:
-    return sum(np.size(leaf) for leaf in jax.tree.leaves(state[0]))
 
 
 def _path(name: str) -> Path:

@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from .study import Grid  # noqa: E402
 from .verdicts import interval  # noqa: E402
 
-Curves = Mapping[str, Mapping[float, np.ndarray]]
+Curves = Mapping[str, Mapping[Any, np.ndarray]]
 
 
 def of_peaks(grids: Mapping[str, Grid]) -> Curves:

@@ -114,6 +114,14 @@ def choices(scale: Scale, found: Found) -> str:
     return _markdown([*head, "not when"], rows)
 
 
+def show(claim: Claim, measured: tuple[int, Finding] | None) -> None:
+    print(f"\n{claim.number}. {claim.text}")
+    if measured:
+        seeds, finding = measured
+        lines = [finding.found, *finding.figures, finding.tuning, f"seeds: {seeds}"]
+        print("\n".join(f"   {line}" for line in lines))
+
+
 def write(lab: Lab) -> None:
     """Replaces the tables in the pages, and draws the pictures."""
     scale, found, shown = lab.scale, find_all(lab), []

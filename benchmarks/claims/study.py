@@ -127,7 +127,7 @@ class Study:
         The same seed has the same initial weights and batches in every run, so that
         differences are paired.
         """
-        base = {"scale": self.scale, "steps": self.scale.steps}
+        base: Options = {"scale": self.scale, "steps": self.scale.steps}
         asked = [
             Run(**base | options | {"seed": seed})
             for options in runs.values()
@@ -160,9 +160,9 @@ class Study:
                     low = grids[name].best == min(peaks)
                     at[name].append(min(at[name]) - 1 if low else max(at[name]) + 1)
                     settled = False
-            if settled:
-                break
-        return grids
+            if settled or widening == WIDENINGS:
+                return grids
+        raise AssertionError("unreachable")
 
     def headline(self) -> dict[str, Grid]:
         """The usual schedules at the reference length: most claims look at them."""

@@ -24,6 +24,7 @@ from benchmarks.claims.verdicts import (
     Verdict,
     at_least,
     at_most,
+    bottom,
     every,
     power_law,
     within,
@@ -98,16 +99,6 @@ def method(run) -> str | None:
     return {"linear": linear(percent), "sqrt": f"WSD {percent} % 1-sqrt"}.get(
         run["cooldown_shape"]
     )
-
-
-def bottom(peaks, losses: np.ndarray) -> tuple[float, float]:
-    best = int(np.argmin(losses))
-    if best in (0, len(peaks) - 1):
-        return peaks[best], float(losses[best])
-    x = np.log(peaks[best - 1 : best + 2])
-    square, slope, level = np.polyfit(x - x[1], losses[best - 1 : best + 2], 2)
-    shift = -slope / (2 * square)
-    return float(np.exp(x[1] + shift)), float(level + slope * shift / 2)
 
 
 def horizon(runs: Published):

@@ -224,7 +224,7 @@ class Trainer:
         starts = [int(np.flatnonzero(w)[0]) // taken * chunk for w in weights.values()]
         ends = [run.steps for run in runs if run.key not in weights]
         step, state = self._resume(longest, min(starts + ends))
-        sums = dict.fromkeys(weights, 0.0)
+        sums: dict[str, Any] = dict.fromkeys(weights, 0.0)
         batches = self._batches(longest)
         program = _program(longest.model, longest.optimizer["name"], taken)
         hyper = {k: v for k, v in longest.optimizer.items() if k != "name"}

@@ -8,7 +8,7 @@ import numpy as np
 
 from .engine import Lab, Run
 from .specs import Spec
-from .verdicts import Verdict
+from .verdicts import Verdict, bottom
 
 Name = TypeVar("Name")
 Options = dict[str, Any]
@@ -44,21 +44,10 @@ class Grid:
         return len(self.losses)
 
     def optima(self) -> np.ndarray:
-        """For every seed the log of the peak at the bottom of a parabola.
-
-        Settings are peaks; the parabola in log(peak) goes through the best three.
-        """
+        """For every seed the log of the peak at the bottom of its parabola."""
         peaks = sorted(self.losses)
-        at = min(max(peaks.index(self.best), 1), len(peaks) - 2)
-        near = peaks[at - 1 : at + 2]
-        x, columns = np.log(near), np.array([self.losses[p][:, 0] for p in near])
-        bottoms = []
-        for column in columns.T:
-            square, slope, _ = np.polyfit(x - x[1], column, 2)
-            # A seed that has its bottom far off, or none, has it a factor of 2 off.
-            bottom = -slope / (2 * square) if square > 0 else -np.sign(slope) * np.inf
-            bottoms.append(x[1] + np.clip(bottom, 2 * (x[0] - x[1]), 2 * (x[2] - x[1])))
-        return np.array(bottoms)
+        columns = np.array([self.losses[peak][:, 0] for peak in peaks]).T
+        return np.log([bottom(peaks, column)[0] for column in columns])
 
 
 def best(grids: Iterable[Grid]) -> Grid:
@@ -127,9 +116,9 @@ class Study:
         The same seed has the same initial weights and batches in every run, so that
         differences are paired.
         """
-        base: Options = {"scale": self.scale, "steps": self.scale.steps}
+        usual: Options = {"steps": self.scale.steps}
         asked = [
-            Run(**base | options | {"seed": seed})
+            Run(self.scale, seed, **usual | options)
             for options in runs.values()
             for seed in self.seeds
         ]
@@ -142,9 +131,10 @@ class Study:
         rungs: Iterable[int] | Mapping[Name, Iterable[int]] = (-1, 0, 1),
     ) -> dict[Name, Grid]:
         """Every method over its rungs of peaks, widened until the best is inside."""
-        shared = {} if isinstance(rungs, Mapping) else dict.fromkeys(methods, rungs)
-        at = {k: list((shared or rungs)[k]) for k in methods}  # type: ignore[index]
-        for widening in range(WIDENINGS + 1):
+        of: Any = rungs if isinstance(rungs, Mapping) else dict.fromkeys(methods, rungs)
+        at = {name: sorted(of[name]) for name in methods}
+        most = {name: len(at[name]) + WIDENINGS for name in methods}
+        while True:
             losses = self.losses(
                 {
                     (name, rung): make(self.scale.rung(rung))
@@ -152,17 +142,18 @@ class Study:
                     for rung in at[name]
                 }
             )
-            grids, settled = {}, True
-            for name in methods:
-                peaks = {self.scale.rung(r): losses[name, r] for r in sorted(at[name])}
-                grids[name] = Grid(peaks)
-                if grids[name].at_edge and widening < WIDENINGS:
-                    low = grids[name].best == min(peaks)
-                    at[name].append(min(at[name]) - 1 if low else max(at[name]) + 1)
-                    settled = False
-            if settled or widening == WIDENINGS:
+            grids = {
+                name: Grid({self.scale.rung(r): losses[name, r] for r in at[name]})
+                for name in methods
+            }
+            edges = [n for n in methods if grids[n].at_edge and len(at[n]) < most[n]]
+            if not edges:
                 return grids
-        raise AssertionError("unreachable")
+            for name in edges:
+                low = grids[name].best == min(grids[name].losses)
+                at[name] = sorted(
+                    [*at[name], at[name][0] - 1 if low else at[name][-1] + 1]
+                )
 
     def headline(self) -> dict[str, Grid]:
         """The usual schedules at the reference length: most claims look at them."""

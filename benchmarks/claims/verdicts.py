@@ -1,4 +1,4 @@
-"""Differences with their intervals, and what they say: three verdicts, no more."""
+"""Differences with their intervals, fits, and what they say: three verdicts."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -73,6 +73,20 @@ def every(verdicts: Iterable[Verdict]) -> Verdict:
         if verdict in found:
             return verdict
     return Verdict.HOLDS
+
+
+def bottom(peaks, losses: np.ndarray) -> tuple[float, float]:
+    """Peak and loss at the bottom of a parabola in log(peak) through the best three.
+
+    At an end of the grid it is that end.
+    """
+    best = int(np.argmin(losses))
+    if best in (0, len(peaks) - 1):
+        return float(peaks[best]), float(losses[best])
+    x = np.log(peaks[best - 1 : best + 2])
+    square, slope, level = np.polyfit(x - x[1], losses[best - 1 : best + 2], 2)
+    shift = -slope / (2 * square)
+    return float(np.exp(x[1] + shift)), float(level + slope * shift / 2)
 
 
 def power_law(steps, losses) -> tuple[float, float]:

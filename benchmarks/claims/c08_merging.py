@@ -32,7 +32,7 @@ def test(study: Study) -> Finding:
         n: difference(tuned["merge", *n].loss, tuned["decay", *n].loss) for n in names
     }
     sides = {
-        f"{kind}, {100 * part:g} %": [tuned[kind, shape, part] for shape in SHAPES]
+        f"{kind} of {100 * part:g} %": [tuned[kind, shape, part] for shape in SHAPES]
         for kind in ("merge", "decay")
         for part in PARTS
     }
@@ -40,7 +40,8 @@ def test(study: Study) -> Finding:
     equal = {
         f"a merge of {100 * part:g} % equals the decay": at_most(
             difference(
-                chosen[f"merge, {100 * part:g} %"], chosen[f"decay, {100 * part:g} %"]
+                chosen[f"merge of {100 * part:g} %"],
+                chosen[f"decay of {100 * part:g} %"],
             ),
             TIE,
         )

@@ -29,15 +29,19 @@ def of_peaks(grids: Mapping[str, Grid]) -> Curves:
 def curves(axes, lines: Curves, x: str, y="loss", levels=None, log=True) -> None:
     """A line for each label, from x to losses over the seeds; levels are dashed.
 
-    Labels that begin with the same word have the same colour.
+    Seeds differ by more than methods do: the bars are 95 % intervals of the means, once
+    each seed's own level is taken off losses. Labels with the same beginning, up to a
+    comma, have the same colour.
     """
     dashes, colors = ["-", "--", ":", "-."], {}
+    level = np.mean([v for points in lines.values() for v in points.values()], axis=0)
+    level *= y == "loss"
     for i, (label, points) in enumerate(lines.items()):
         group = label.split(",")[0]
         color = colors.setdefault(group, [f"C{len(colors) % 10}", 0])
         # A little apart, so that no interval hides another.
         at = np.array(list(points)) * (1.01 ** (i - len(lines) / 2) if log else 1)
-        found = [interval(values) for values in points.values()]
+        found = [interval(v - level + level.mean()) for v in points.values()]
         error = [f.error if np.isfinite(f.error) else 0.0 for f in found]
         axes.errorbar(
             at,

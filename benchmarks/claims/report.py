@@ -92,7 +92,8 @@ def table(scale: Scale, found: Found) -> str:
             seeds, finding = measured
             verdicts = {text: said.value for text, said in finding.parts.items()}
             ours = _cell(verdicts, finding.figures)
-            ours += f". *{seeds} seeds; peaks (settings tried): {finding.tuning}*"
+            tuning = f"; peaks (settings tried): {finding.tuning}" * bool(finding.sides)
+            ours += f". *{seeds} seeds{tuning}*"
         theirs = _cell(**other) if other else "no such runs"
         rows += [[str(number), f"{claim.text} ({claim.source})", ours, theirs]]
     return _markdown(

@@ -72,7 +72,7 @@ class Finding:
 
     @property
     def tuning(self) -> str:
-        return ", ".join(_tuning(name, list(g)) for name, g in self.sides.items())
+        return "; ".join(_tuning(name, list(g)) for name, g in self.sides.items())
 
 
 def _tuning(name: str, grids: list[Grid]) -> str:

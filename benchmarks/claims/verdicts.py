@@ -32,7 +32,7 @@ class Interval:
         return self.mean + self.error
 
     def __str__(self) -> str:
-        return f"{self.mean:+.4f} ± {self.error:.4f}"
+        return f"{self.mean:+.4f} ± {self.error:.4f}".replace("-", "−")
 
 
 def interval(values: np.ndarray) -> Interval:

@@ -459,13 +459,14 @@ def test_verdicts_follow_from_made_up_losses(number, effect, options, expected):
 @pytest.mark.parametrize("number", sorted(CLAIMS))
 @pytest.mark.parametrize("scale", [*SCALES.values(), quick(CPU)], ids=lambda s: s.name)
 def test_every_claim_answers_and_its_runs_are_of_whole_chunks(number, scale, tmp_path):
-    lab = lab_of(
-        # It falls in training and with the rate, with luck that hangs on the run alone.
-        lambda run: (
-            2 + 50 / run.steps + run.rates[-1] + zlib.crc32(run.key.encode()) / 2**42
-        ),
-        scale,
-    )
+    def loss(run):
+        # It falls in training and in a cooldown, with luck that hangs on the run alone.
+        spec = run.schedule
+        cooled = spec.get("cooldown_steps", 0) - spec.get("total_steps", 0) + run.steps
+        luck = zlib.crc32(run.key.encode()) / 2**42
+        return 2 + 50 / run.steps - 1e-4 * max(0, cooled) + luck
+
+    lab = lab_of(loss, scale)
     finding = CLAIMS[number].test(Study(lab, range(2)))
     assert finding.parts and finding.figures
     assert lab.asked and all(run.steps % scale.chunk == 0 for run in lab.asked)

@@ -255,7 +255,8 @@ def loss_laws(runs: Published, peak: float = 1e-3):
     parts = {"predicts other schedules within 0.01": at_most(Interval(worst, 0), 0.01)}
     return parts, [
         f"mean error {mean:.4f}, worst {worst:.4f} over {len(errors)} schedules "
-        f"of {LONGEST:,} steps at {peak:.0e}",
+        f"of {LONGEST:,} steps at {peak:.0e}; the law's constants were chosen with "
+        "runs of this model",
         f"the convex bound ranks {len(names)} methods at their best peaks with a "
         f"Spearman correlation of {rank:.2f}",
     ]

@@ -336,12 +336,16 @@ def _window_losses(model: ModelConfig):
 
 @functools.cache
 def _texts(scale: Scale) -> dict[str, Text]:
-    import matplotlib  # the other text: an install of another package
+    import matplotlib  # the other text: the source of another package
 
-    other = dataclasses.replace(
-        scale.data, data=Path(matplotlib.matplotlib_fname()).parents[1]
-    )
-    return {"jax": load_text(scale.data), "other": load_text(other)}
+    root = Path(matplotlib.matplotlib_fname()).parents[1]
+    other = STATES / "other.py"
+    other.parent.mkdir(parents=True, exist_ok=True)
+    partial = other.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(b"".join(p.read_bytes() for p in sorted(root.rglob("*.py"))))
+    partial.replace(other)
+    config = dataclasses.replace(scale.data, data=other)
+    return {"jax": load_text(scale.data), "other": load_text(config)}
 
 
 @functools.cache

@@ -63,7 +63,7 @@ def curves(axes, lines: Curves, x: str, y="loss", levels=None, log=True) -> None
     if log:
         axes.set_xscale("log")
         axes.minorticks_off()
-        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         if len(ticks) > 6:
             axes.tick_params(axis="x", labelrotation=45)
 

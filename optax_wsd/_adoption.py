@@ -67,7 +67,7 @@ def adopt_state(
         check_int("count", count)
     is_state = isinstance(new_state, tuple | Mapping)
     check(is_state, "new_state", type(new_state).__name__, "tx.init(params)")
-    fresh = list(_walk(new_state, ()))
+    fresh = list(_walk(new_state))
     has_states = bool(fresh) or not jax.tree.leaves(new_state)
     need = "tx.init(params), of NamedTuples"
     check(has_states, "new_state", type(new_state).__name__, need)
@@ -148,6 +148,12 @@ class _Part(NamedTuple):
     node: Any  # a NamedTuple, or a dict that was one
     fields: dict[str, Any]
 
+    def is_a(self, kind) -> bool:
+        """Whether it is a state of a class; a dict may be one of any of its fields."""
+        if isinstance(self.node, Mapping):
+            return self.fields.keys() == set(kind._fields)
+        return type(self.node) is kind
+
 
 def _is_state(node) -> bool:
     return bool(getattr(node, "_fields", ()))
@@ -157,62 +163,48 @@ def _is_gap(node) -> bool:
     return not jax.tree.leaves(node)
 
 
-def _walk(tree, kinds, names=()) -> Iterator[_Part]:
+def _walk(tree, kinds=(), names=()) -> Iterator[_Part]:
     """The states in a tree, outer ones before inner ones; dicts of the keys `kinds`."""
 
     def is_part(node):
-        return (
-            frozenset(node) in kinds if isinstance(node, Mapping) else _is_state(node)
-        )
+        is_dict = isinstance(node, Mapping)
+        return frozenset(node) in kinds if is_dict else _is_state(node)
 
     for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_part):
         if is_part(node):
             keys = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
             own = (*names, *(key for key in keys if not key.isdigit()))
-            is_dict = isinstance(node, Mapping)
-            fields = dict(node) if is_dict else node._asdict()
+            fields = dict(node) if isinstance(node, Mapping) else node._asdict()
             yield _Part(own, node, fields)
-            for value in fields.values():
-                yield from _walk(value, kinds, own)
+            yield from _walk(list(fields.values()), kinds, own)
 
 
 def _match(old: list[_Part], new: list[_Part]) -> list[dict[str, Any] | None]:
     """For each new part the fields of the old one that it goes on from, or None."""
     is_bare = any(isinstance(part.node, Mapping) for part in old)
-    groups: dict[Any, tuple[list[_Part], list[int]]] = {}
-    for i, part in enumerate(new):
-        kind = frozenset(part.fields) if is_bare else type(part.node)
-        groups.setdefault(kind, ([], []))[1].append(i)
-    for part in old:
-        kind = frozenset(part.fields) if is_bare else type(part.node)
-        groups.setdefault(kind, ([], []))[0].append(part)
-    matched: list[dict[str, Any] | None] = [None] * len(new)
+    matched: dict[int, dict[str, Any]] = {}
 
-    def match(olds, i, source):
-        matched[i] = source.fields
-        olds[:] = [part for part in olds if part is not source]
+    def kind(part):
+        return frozenset(part.fields) if is_bare else type(part.node)
 
-    for olds, news in groups.values():
+    for each in dict.fromkeys(map(kind, new)):
+        olds = [part for part in old if kind(part) == each]
+        news = [i for i, part in enumerate(new) if kind(part) == each]
         # By all names, else by the innermost, as other wrappers may be around it.
-        for names_of in (lambda p: p.names, lambda p: p.names[-1:] or None):
+        for names_of in (lambda p: p.names, lambda p: p.names[-1:]):
             for i in news:
                 mine = names_of(new[i])
-                alike = [p for p in olds if mine is not None and names_of(p) == mine]
-                if matched[i] is None and len({p.names for p in alike}) == 1:
-                    match(olds, i, alike[0])
-        left = [i for i in news if matched[i] is None and not _is_plain(new[i])]
+                alike = [n for n, part in enumerate(olds) if names_of(part) == mine]
+                if i not in matched and len({olds[n].names for n in alike}) == 1:
+                    matched[i] = olds.pop(alike[0]).fields
+        left = [i for i in news if i not in matched and not _is_plain(new[i])]
         if olds and left:
-            named = any(p.names for p in olds) and any(new[i].names for i in left)
-            is_clear = len(olds) == len(left) and not named
-            got, need = (
-                [list(p.names) for p in parts]
-                for parts in (olds, [new[i] for i in left])
-            )
-            need = f"named as the new {type(new[left[0]].node).__name__}, {need}"
+            got, want = [p.names for p in olds], [new[i].names for i in left]
+            is_clear = len(got) == len(want) and not (any(got) and any(want))
+            need = f"named as the new {type(new[left[0]].node).__name__}, {want}"
             check(is_clear, "opt_state", got, need)
-            for i, source in zip(left, list(olds), strict=True):
-                match(olds, i, source)
-    return matched
+            matched |= {i: part.fields for i, part in zip(left, olds, strict=True)}
+    return [matched.get(i) for i in range(len(new))]
 
 
 def _is_plain(part) -> bool:
@@ -223,16 +215,13 @@ def _is_plain(part) -> bool:
 
 def _clock(old: list[_Part]):
     """The number of updates that the old state has counted, None if it has not."""
-    for kind, name in _CLOCKS.items():
-        for part in old:
-            is_dict = isinstance(part.node, Mapping)
-            if (
-                part.fields.keys() == set(kind._fields)
-                if is_dict
-                else type(part.node) is kind
-            ):
-                return get_scalar(part.fields[name])
-    return None
+    times = (
+        get_scalar(part.fields[name])
+        for kind, name in _CLOCKS.items()
+        for part in old
+        if part.is_a(kind)
+    )
+    return next(times, None)
 
 
 def _take(value, new, where):

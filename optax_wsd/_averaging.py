@@ -20,7 +20,6 @@ from ._tree import (
     check_state_dtype,
     complement_and_log,
     copy_as,
-    is_averaged,
     known,
     lerp,
     map_averaged,
@@ -116,7 +115,6 @@ def params_ema(
         arXiv:1412.6980, section 3.
     """
     check_float("decay", decay, at_least=0, below=1)
-    check_state_dtype(state_dtype)
     new, log_decay = complement_and_log(decay)
     is_long = is_traced(decay) or known(decay) > 0.9999
 
@@ -125,9 +123,11 @@ def params_ema(
         total = -jnp.expm1(t * log_decay)
         return jnp.where((t == 1) | (total == 0), 1 / t, new / total)
 
-    def first(params):
-        average = _copies(params, state_dtype)
-        remainder = _remainder_of(average) if is_long else ()
+    def no_remainder(a):
+        return zeros_as(a, jnp.bfloat16) if a.dtype == jnp.float32 else None
+
+    def first(average):
+        remainder = jax.tree.map(no_remainder, average) if is_long else ()
         return dict(params_ema=average, ema_remainder=remainder)
 
     def absorb(t, sample, state):
@@ -138,7 +138,7 @@ def params_ema(
             average, remainder = _lerp_exactly(weight(t), sample, average, remainder)
         return dict(params_ema=average, ema_remainder=remainder)
 
-    return _average(ParamsEmaState, first, absorb, every, start_step)
+    return _average(ParamsEmaState, first, absorb, every, start_step, state_dtype)
 
 
 def params_power_ema(
@@ -155,14 +155,10 @@ def params_power_ema(
 
     It has no horizon to choose: the averaged span grows with the run. Two of them with
     different gamma allow any other to be made afterwards, see `post_hoc_ema_weights`.
-    Sampling is that of `params_ema`.
 
     Args:
         gamma: Exponent, >= 0; see `gamma_from_width` and `gamma_from_half_life`.
-        every: Updates between samples, >= 1. Updates without a sample cost nothing.
-        start_step: Updates before sampling starts, >= 0.
-        state_dtype: Dtype of the average, float32 or wider; default: the leaf's, at
-            least float32.
+        every, start_step, state_dtype: As in `params_ema`.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -186,21 +182,20 @@ def params_power_ema(
         Karras et al. (EDM2), 2023, arXiv:2312.02696, section 3.1.
     """
     check_float("gamma", gamma, at_least=0)
-    check_state_dtype(state_dtype)
 
     def weight(t):
         left = jnp.log1p(-1 / t.astype(float))
         power = jnp.maximum(jnp.asarray(gamma, float), 0) + 1
         return -jnp.expm1(power * left)
 
-    def first(params):
-        return dict(params_power_ema=_copies(params, state_dtype))
+    def first(average):
+        return dict(params_power_ema=average)
 
     def absorb(t, sample, state):
         average = _lerp_params(weight(t), sample, state.params_power_ema)
         return dict(params_power_ema=average)
 
-    return _average(ParamsPowerEmaState, first, absorb, every, start_step)
+    return _average(ParamsPowerEmaState, first, absorb, every, start_step, state_dtype)
 
 
 def params_swa(
@@ -216,15 +211,13 @@ def params_swa(
         average  all samples        the w / every samples of the latest finished window;
                                     of the first window as far as it is
 
-    Windows follow each other without overlap. Sampling is that of `params_ema`.
+    Windows follow each other without overlap.
 
     Args:
-        every: Updates between samples, >= 1. Updates without a sample cost nothing.
-        start_step: Updates before sampling starts, >= 0.
+        every, start_step: As in `params_ema`.
         window: Length of a window in updates, a multiple of `every`, neither of them
             traced; it costs a second copy of the params.
-        state_dtype: Dtype of the average, float32 or wider; default: the leaf's, at
-            least float32.
+        state_dtype: As in `params_ema`.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -250,7 +243,6 @@ def params_swa(
         Izmailov et al., 2018, arXiv:1803.05407; windows of 500 updates sampled every 5:
         Hägele et al., 2024, arXiv:2405.18392, section 4.
     """
-    check_state_dtype(state_dtype)
     if window is not None:
         check_int("window", window, at_least=1)
         check_int("every", every, at_least=1)
@@ -259,9 +251,9 @@ def params_swa(
         need = f"a multiple of every ({every!r}), neither of them traced"
         check(ok, "window", window, need)
 
-    def first(params):
-        under_way = () if window is None else _copies(params, state_dtype)
-        return dict(params_swa=_copies(params, state_dtype), swa_window=under_way)
+    def first(average):
+        under_way = () if window is None else _copies(average)
+        return dict(params_swa=average, swa_window=under_way)
 
     def absorb(t, sample, state):
         latest, under_way = state.params_swa, state.swa_window
@@ -275,7 +267,7 @@ def params_swa(
         latest = jax.lax.cond(is_answer, lambda: under_way, lambda: latest)
         return dict(params_swa=latest, swa_window=under_way)
 
-    return _average(ParamsSwaState, first, absorb, every, start_step)
+    return _average(ParamsSwaState, first, absorb, every, start_step, state_dtype)
 
 
 def params_lawa(
@@ -290,15 +282,11 @@ def params_lawa(
         samples   1    2            ...   size or more
         average   p1   (p1 + p2)/2        mean of the latest size
 
-    All snapshots are kept: `size` copies of the params. Sampling is that of
-    `params_ema`.
+    All snapshots are kept: `size` copies of the params.
 
     Args:
         size: Snapshots, >= 1, not traced.
-        every: Updates between snapshots, >= 1. Updates without one cost nothing.
-        start_step: Updates before sampling starts, >= 0.
-        state_dtype: Dtype of the snapshots, float32 or wider; default: the leaf's, at
-            least float32.
+        every, start_step, state_dtype: As in `params_ema`.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -324,16 +312,14 @@ def params_lawa(
     check_int("size", size, at_least=1)
     check(not is_traced(size), "size", size, "known when it is built, not traced")
     size = known(size)
-    check_state_dtype(state_dtype)
 
-    def first(params):
+    def first(average):
         def stack(p):
-            dtype = average_dtype(p.dtype, state_dtype)
             if isinstance(p, jax.ShapeDtypeStruct):
-                return jax.ShapeDtypeStruct((size, *p.shape), dtype)
-            return jax.lax.broadcast(jnp.asarray(p, dtype), (size,))
+                return jax.ShapeDtypeStruct((size, *p.shape), p.dtype)
+            return jax.lax.broadcast(p, (size,))
 
-        return dict(params_lawa=map_averaged(stack, params))
+        return dict(params_lawa=jax.tree.map(stack, average))
 
     def absorb(t, sample, state):
         def put(p, stack):
@@ -342,7 +328,7 @@ def params_lawa(
 
         return dict(params_lawa=map_averaged(put, sample, state.params_lawa))
 
-    return _average(ParamsLawaState, first, absorb, every, start_step)
+    return _average(ParamsLawaState, first, absorb, every, start_step, state_dtype)
 
 
 AVERAGES: dict[Any, str] = {  # the field of each state that `which` names
@@ -375,10 +361,12 @@ def _average(
     absorb: Callable[..., dict[str, Any]],
     every,
     start_step,
+    state_dtype,
 ) -> optax.GradientTransformationExtraArgs:
     """A transformation that lets `absorb` put samples of the params into its trees."""
     check_int("every", every, at_least=1)
     check_int("start_step", start_step)
+    check_state_dtype(state_dtype)
     known_when = not (is_traced(every) or is_traced(start_step))
     each_update = known_when and bool(every == 1) and bool(start_step == 0)
 
@@ -386,7 +374,7 @@ def _average(
         return kind(
             average_count=jnp.zeros([], jnp.int32),
             average_samples=jnp.zeros([], jnp.int32),
-            **first(as_arrays(params)),
+            **first(_copies(as_arrays(params), state_dtype)),
         )
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -395,12 +383,12 @@ def _average(
         state = state._replace(average_count=next_count(state.average_count))
         # Outside the branch these are the new params, which are computed anyway; inside
         # it, the old params and the updates would be copied for it at every update.
-        after = _params_after(as_arrays(params), updates)
+        after = map_averaged(_after, as_arrays(params), updates)
 
         def take():
             t = next_count(state.average_samples)
-            trees = absorb(t, jax.tree.map(_sample, after), state)
-            return state._replace(average_samples=t, **trees)
+            sample = jax.tree.map(lambda p: rounded(p, p.dtype), after)
+            return state._replace(average_samples=t, **absorb(t, sample, state))
 
         if each_update:
             return updates, take()
@@ -411,24 +399,15 @@ def _average(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _copies(params, state_dtype):
+def _copies(params, state_dtype=None):
     return map_averaged(
         lambda p: copy_as(p, average_dtype(p.dtype, state_dtype)), params
     )
 
 
-def _params_after(params, updates):
-    """Params after the update, in the words of `optax.apply_updates`."""
-
-    def after(p, u):
-        moves = u is not None and is_averaged(p)
-        return jnp.asarray(p + u).astype(p.dtype) if moves else p
-
-    return jax.tree.map(after, params, updates)
-
-
-def _sample(p):
-    return rounded(p, p.dtype) if is_averaged(p) else p
+def _after(p, u):
+    """A leaf after the update, in the words of `optax.apply_updates`."""
+    return p if u is None else jnp.asarray(p + u).astype(p.dtype)
 
 
 def _lerp_params(weight, sample, average):
@@ -437,15 +416,7 @@ def _lerp_params(weight, sample, average):
     def leaf(p, a):
         return lerp(a, p.astype(a.dtype), weight.astype(jnp.finfo(a.dtype).dtype))
 
-    return map_averaged(leaf, sample, average)
-
-
-def _remainder_of(average):
-    def zero(a):
-        narrow = a.dtype == jnp.float32
-        return zeros_as(a, jnp.bfloat16) if narrow else None
-
-    return jax.tree.map(zero, average)
+    return jax.tree.map(leaf, sample, average)
 
 
 def _lerp_exactly(weight, sample, average, remainder):

@@ -13,6 +13,7 @@ divides and each can be written in place, the gap first:
     x = y + (1 - b1) (1 - c) gap    z = y - b1 (1 - c) gap
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -117,9 +118,8 @@ def schedule_free(
     """
     is_transform = isinstance(direction, optax.GradientTransformation)
     check(is_transform, "direction", direction, "an optax.GradientTransformation")
-    _check_rate("learning_rate", learning_rate)
-    if not callable(b1):
-        check_float("b1", b1, at_least=0, below=1)
+    rate_at = _schedule("learning_rate", learning_rate)
+    b1_at = _schedule("b1", b1, below=1)
     check_float("weight_lr_power", weight_lr_power, at_least=0)
     check_float("r", r, at_least=0)
     if decoupling is not None:
@@ -141,7 +141,7 @@ def schedule_free(
 
         return ScheduleFreeState(
             schedule_free_count=jnp.zeros([], jnp.int32),
-            schedule_free_b1=_at(b1, 0),
+            schedule_free_b1=b1_at(0),
             schedule_free_max_rate=jnp.zeros([], float),
             schedule_free_weight_sum=jnp.zeros([2], float),
             schedule_free_c=jnp.zeros([], float),
@@ -154,11 +154,11 @@ def schedule_free(
         check_params(params)
         params = as_arrays(params)
         k, old_c = state.schedule_free_count, state.schedule_free_c
-        lr, old_b1, b1_now = _at(learning_rate, k), state.schedule_free_b1, _at(b1, k)
+        lr, old_b1, new_b1 = rate_at(k), state.schedule_free_b1, b1_at(k)
         max_rate = jnp.maximum(state.schedule_free_max_rate, lr)
         weight_sum, c = _weigh(state, k, max_rate, weight_lr_power, r, start_step)
         if decoupling is not None:
-            c = jnp.minimum(1, c * (1 - b1_now) * decoupling)
+            c = jnp.minimum(1, c * (1 - new_b1) * decoupling)
         c = jnp.where(k < start_step, 1, c)
 
         kept_y = state.schedule_free_y
@@ -171,16 +171,16 @@ def schedule_free(
         d, direction_state = direct(state.direction_state)
         y_d = d
         if find_states(state.direction_state, ScaleByAdamVState):
-            # d has two readers, for which XLA writes it into new memory on a CPU: an
-            # update of 4 M params then takes 1.65 times that of AdamW, and 1.28 times
-            # where Adam's arithmetic is done twice instead.
+            # For an array with two readers XLA takes new memory on a CPU, and one more
+            # pass through it costs more than Adam's arithmetic does when it is done
+            # again. The barrier keeps the two evaluations from being made one.
             y_d, _ = direct(_set_apart(state.direction_state))
 
         def move_gap(_, gap, d):
             return gap - _like(old_c, gap) * gap + _like(lr, gap) * d
 
         def move_y(_, gap, d):
-            pull, rate = old_b1 - b1_now + b1_now * c, lr * (1 - old_b1)
+            pull, rate = old_b1 - new_b1 + new_b1 * c, lr * (1 - old_b1)
             return -(_like(pull, gap) * gap + _like(rate, gap) * d)
 
         gap = map_averaged(move_gap, params, state.schedule_free_gap, d)
@@ -190,7 +190,7 @@ def schedule_free(
         )
         return jax.tree.map(_update, params, updates, moves, y), ScheduleFreeState(
             schedule_free_count=next_count(k),
-            schedule_free_b1=b1_now,
+            schedule_free_b1=new_b1,
             schedule_free_max_rate=max_rate,
             schedule_free_weight_sum=weight_sum,
             schedule_free_c=c,
@@ -208,11 +208,11 @@ def schedule_free_sgd(
     warmup_steps: jax.typing.ArrayLike = 0,
     b1: optax.ScalarOrSchedule = 0.9,
     weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any = None,
     weight_lr_power: jax.typing.ArrayLike = 2.0,
     r: jax.typing.ArrayLike = 0.0,
     decoupling: jax.typing.ArrayLike | None = None,
     start_step: jax.typing.ArrayLike = 0,
-    mask: Any = None,
     state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free SGD: `schedule_free` with the gradients as direction.
@@ -225,9 +225,8 @@ def schedule_free_sgd(
         warmup_steps: Updates of warmup, the first at 1 / warmup_steps; 0 is none.
         b1: As in `schedule_free`; takes the place of momentum.
         weight_decay: Decay >= 0 at y, or a schedule.
-        weight_lr_power, r, decoupling, start_step: As in `schedule_free`.
         mask: Tree of booleans, or a function from params to one: what is decayed.
-        state_dtype: As in `schedule_free`.
+        weight_lr_power, r, decoupling, start_step, state_dtype: As in `schedule_free`.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -270,11 +269,11 @@ def schedule_free_adamw(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any = None,
     weight_lr_power: jax.typing.ArrayLike = 2.0,
     r: jax.typing.ArrayLike = 0.0,
     decoupling: jax.typing.ArrayLike | None = None,
     start_step: jax.typing.ArrayLike = 0,
-    mask: Any = None,
     state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free AdamW: `schedule_free` with Adam's scaling as direction.
@@ -282,19 +281,16 @@ def schedule_free_adamw(
         rate   learning_rate min(1, (k + 1) / warmup_steps)
         d      g / (sqrt(v / (1 - b2^(k + 1))) + eps) + weight_decay y
 
-    The state of float32 params is z and v: 8 bytes a parameter, as for AdamW.
+    The state of float32 params is x - z and v: 8 bytes a parameter, as for AdamW.
 
     Args:
         learning_rate: Rate >= 0 or schedule; 1 to 10 times that of AdamW.
-        warmup_steps: Updates of warmup, the first at 1 / warmup_steps; 0 is none.
-        b1: As in `schedule_free`; takes the place of momentum. 0.95 or 0.98 for long
-            runs.
+        warmup_steps: As in `schedule_free_sgd`.
+        b1: As in `schedule_free_sgd`. 0.95 or 0.98 for long runs.
         b2: Decay of the second moment v, in [0, 1).
         eps: Added to the denominator, >= 0.
-        weight_decay: Decay >= 0 at y, or a schedule.
-        weight_lr_power, r, decoupling, start_step: As in `schedule_free`.
-        mask: Tree of booleans, or a function from params to one: what is decayed.
-        state_dtype: As in `schedule_free`.
+        weight_decay, mask: As in `schedule_free_sgd`.
+        weight_lr_power, r, decoupling, start_step, state_dtype: As in `schedule_free`.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -337,11 +333,11 @@ def schedule_free_radam(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any = None,
     weight_lr_power: jax.typing.ArrayLike = 2.0,
     r: jax.typing.ArrayLike = 0.0,
     decoupling: jax.typing.ArrayLike | None = None,
     start_step: jax.typing.ArrayLike = 0,
-    mask: Any = None,
     state_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free RAdam: `schedule_free_adamw` with RAdam's rectifier for a warmup.
@@ -355,11 +351,8 @@ def schedule_free_radam(
         learning_rate: Rate >= 0 or schedule.
         b1: As in `schedule_free`.
         b2: Decay of the second moment v, in (0.6, 1): P must be above 4.
-        eps: Added to the denominator, >= 0.
-        weight_decay: Decay >= 0 at y, or a schedule.
-        weight_lr_power, r, decoupling, start_step: As in `schedule_free`.
-        mask: Tree of booleans, or a function from params to one: what is decayed.
-        state_dtype: As in `schedule_free`.
+        eps, weight_decay, mask: As in `schedule_free_adamw`.
+        weight_lr_power, r, decoupling, start_step, state_dtype: As in `schedule_free`.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -383,14 +376,9 @@ def schedule_free_radam(
         arXiv:2405.15682.
     """
     check_float("b2", b2, above=0.6, below=1)
-    _check_rate("learning_rate", learning_rate)
-
-    def rate(k):
-        return _at(learning_rate, k) * _rectifier(b2, k.astype(float) + 1)
-
     return schedule_free(
         _decayed(_scale_by_adam_v(b2, eps), weight_decay, mask),
-        rate,
+        _scaled(learning_rate, lambda k: _rectifier(b2, k.astype(float) + 1)),
         b1=b1,
         weight_lr_power=weight_lr_power,
         r=r,
@@ -450,10 +438,7 @@ def _scale_by_adam_v(b2, eps) -> optax.GradientTransformation:
     new, log_b2 = complement_and_log(b2)
 
     def init_fn(params):
-        def zeros(p):
-            return zeros_as(p, jnp.finfo(p.dtype).dtype)
-
-        v = jax.tree.map(zeros, params)
+        v = jax.tree.map(lambda p: zeros_as(p, jnp.finfo(p.dtype).dtype), params)
         return ScaleByAdamVState(jnp.zeros([], jnp.int32), v)
 
     def update_fn(updates, state, params=None):
@@ -484,30 +469,30 @@ def _set_apart(direction_state):
 
 
 def _decayed(direction, weight_decay, mask) -> optax.GradientTransformation:
-    _check_rate("weight_decay", weight_decay)
+    _schedule("weight_decay", weight_decay)
     return optax.chain(direction, optax.add_decayed_weights(weight_decay, mask))
 
 
 def _warmed(learning_rate, warmup_steps) -> optax.Schedule:
-    _check_rate("learning_rate", learning_rate)
     check_int("warmup_steps", warmup_steps)
 
-    def rate(k):
+    def part(k):
         done = (k + 1).astype(float) / jnp.maximum(warmup_steps, 1)
-        return _at(learning_rate, k) * jnp.where(k < warmup_steps, done, 1)
+        return jnp.where(k < warmup_steps, done, 1)
 
-    return rate
+    return _scaled(learning_rate, part)
 
 
-def _check_rate(argument, value):
+def _scaled(learning_rate, part) -> optax.Schedule:
+    rate_at = _schedule("learning_rate", learning_rate)
+    return lambda k: rate_at(k) * part(k)
+
+
+def _schedule(argument, value, below=None) -> Callable[[Any], jax.Array]:
+    """A number >= 0 or a schedule, as a function of the count."""
     if not callable(value):
-        check_float(argument, value, at_least=0)
-
-
-def _at(value_or_schedule, k) -> jax.Array:
-    is_schedule = callable(value_or_schedule)
-    value = value_or_schedule(k) if is_schedule else value_or_schedule
-    return jnp.asarray(value, float)
+        check_float(argument, value, at_least=0, below=below)
+    return lambda k: jnp.asarray(value(k) if callable(value) else value, float)
 
 
 def _like(scalar, leaf):
@@ -541,10 +526,8 @@ def _check_ascent(direction, params):
             at_0, at_1 = (direction.update(tiny(g), state, start)[0] for g in (0, 1))
             rises = jax.tree.map(lambda a, b: jnp.sum(jnp.real(b - a)), at_0, at_1)
             ok = not float(sum(jax.tree.leaves(rises))) < 0
-    except (
-        Exception
-    ):  # It needs what only the run has: extra arguments, traced numbers.
-        return
+    except Exception:
+        return  # It needs what only the run has: extra arguments, traced numbers.
     need = (
         "an ascent direction, without a learning rate: optax.identity() for optax.sgd, "
         "optax.scale_by_rms() for optax.adam"

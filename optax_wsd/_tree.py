@@ -134,17 +134,10 @@ def find_states(tree, *kinds: Any, which: str | None = None) -> dict[Any, Any]:
     A state's names are the keys from the root, then its factory: `params_ema` for
     `ParamsEmaState`. `which` is one of the names of the states to find.
     """
-    nodes = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda node: _kind_of(node, kinds) is not None
-    )
-    found = {}
-    for path, node in nodes:
-        kind = _kind_of(node, kinds)
-        if kind is not None:
-            names = (*path_names(path), _factory_name(kind))
-            found[names] = kind(**node) if isinstance(node, Mapping) else node
-    chosen = {names: found[names] for names in found if which in (None, *names)}
+    found: dict[Any, Any] = {}
+    _visit(found.setdefault, tree, kinds)
     has = ", ".join(map("/".join, found)) or "none"
+    chosen = {names: found[names] for names in found if which in (None, *names)}
     need = f"a name in the state, which has {has}"
     check(which is None or len(chosen) > 0, "which", which, need)
     return chosen
@@ -152,15 +145,21 @@ def find_states(tree, *kinds: Any, which: str | None = None) -> dict[Any, Any]:
 
 def map_states(fn: Callable[[Any], Any], tree, *kinds: Any, which: str | None = None):
     """The tree with `fn` of the states that are found; dicts come back as dicts."""
-    found = find_states(tree, *kinds, which=which)
+    chosen = find_states(tree, *kinds, which=which)
+    return _visit(lambda names, s: fn(s) if names in chosen else s, tree, kinds)
+
+
+def _visit(fn: Callable[[Any, Any], Any], tree, kinds):
+    """The tree with fn(names, state) in the place of each state."""
 
     def visit(path, node):
         kind = _kind_of(node, kinds)
-        state = kind and found.get((*path_names(path), _factory_name(kind)))
-        if state is None:
+        if kind is None:
             return node
-        is_dict = isinstance(node, Mapping)
-        return type(node)(fn(state)._asdict()) if is_dict else fn(state)  # pyright: ignore
+        names = (*path_names(path), _factory_name(kind))
+        if isinstance(node, Mapping):
+            return type(node)(fn(names, kind(**node))._asdict())  # pyright: ignore
+        return fn(names, node)
 
     return jax.tree_util.tree_map_with_path(
         visit, tree, is_leaf=lambda node: _kind_of(node, kinds) is not None

@@ -137,7 +137,7 @@ def power(exponent: jax.typing.ArrayLike) -> Shape:
 
 
 def one_minus_power(exponent: jax.typing.ArrayLike) -> Shape:
-    """1 - p^exponent: with an exponent below 1 fast then slow, above 1 slow then fast.
+    """1 - p^exponent: falls fast, then slowly, below 1; slowly, then fast, above.
 
     Args:
         exponent: Greater than 0; 0.5 is `one_minus_sqrt`, 1 `linear`, 2

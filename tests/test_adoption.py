@@ -34,7 +34,7 @@ def bare(tree):
         return [bare(item) for item in tree]
     if isinstance(tree, dict):
         return {key: bare(tree[key]) for key in sorted(tree)}
-    return np.asarray(tree)
+    return None if tree is None else np.asarray(tree)
 
 
 def assert_equal(got, want):
@@ -263,11 +263,17 @@ def test_an_argument_that_needs_more_state_gets_it_fresh(old, new, field, as_res
     assert_equal(adopted[:2], state[:2])
 
 
-def test_schedule_free_goes_on_whole_at_another_b1():
+@pytest.mark.parametrize("as_restored", [bare, lambda tree: tree], ids=["bare", "same"])
+def test_schedule_free_goes_on_with_another_b1_and_another_dtype(as_restored):
     """The b1 of the params at hand is the old one's until the next update."""
     params, state = train(optax_wsd.schedule_free_sgd(0.1), start())
-    new = optax_wsd.schedule_free_sgd(0.1, b1=0.4).init(params)
-    assert_equal(optax_wsd.adopt_state(bare(state), new), state)
+    new = optax_wsd.schedule_free_sgd(0.1, b1=0.4)
+    assert_equal(optax_wsd.adopt_state(as_restored(state), new.init(params)), state)
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+    fresh = new.init(params)
+    adopted = optax_wsd.adopt_state(as_restored(state), fresh)
+    assert_equal(adopted.schedule_free_gap, state.schedule_free_gap)
+    assert_equal(adopted.schedule_free_y, fresh.schedule_free_y)
 
 
 def test_shapes_alone_are_enough_where_the_old_state_knows_all():

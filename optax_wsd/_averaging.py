@@ -16,15 +16,14 @@ import optax
 from ._checks import check, check_float, check_int, check_params, is_traced
 from ._tree import (
     as_arrays,
-    average_dtype,
     check_state_dtype,
     complement_and_log,
-    copy_as,
     known,
     lerp,
     map_averaged,
     next_count,
     rounded,
+    wide_copies,
     zeros_as,
 )
 
@@ -252,7 +251,7 @@ def params_swa(
         check(ok, "window", window, need)
 
     def first(average):
-        under_way = () if window is None else _copies(average)
+        under_way = () if window is None else wide_copies(average)
         return dict(params_swa=average, swa_window=under_way)
 
     def absorb(t, sample, state):
@@ -374,7 +373,7 @@ def _average(
         return kind(
             average_count=jnp.zeros([], jnp.int32),
             average_samples=jnp.zeros([], jnp.int32),
-            **first(_copies(as_arrays(params), state_dtype)),
+            **first(wide_copies(as_arrays(params), state_dtype)),
         )
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -397,12 +396,6 @@ def _average(
         return updates, jax.lax.cond(is_sample, take, lambda: state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _copies(params, state_dtype=None):
-    return map_averaged(
-        lambda p: copy_as(p, average_dtype(p.dtype, state_dtype)), params
-    )
 
 
 def _after(p, u):

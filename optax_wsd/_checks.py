@@ -1,7 +1,7 @@
 """Argument checks: concrete values are judged at build time, traced ones pass."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.typing
@@ -14,7 +14,7 @@ Numbers = jax.typing.ArrayLike | Sequence[Any]
 MAX_STEP = 2**31 - 1
 
 
-def check(ok: bool, argument: str, value: Any, need: str) -> None:
+def check(ok: bool | np.bool_, argument: str, value: Any, need: str) -> None:
     """Raises the one kind of error this package has for a wrong argument."""
     if not ok:
         raise ValueError(f"{argument} must be {need}, got {value!r}.")
@@ -29,9 +29,8 @@ def check_int(argument: str, value: Any, *, at_least: int = 0) -> None:
     if is_traced(value):
         return
     array = np.asarray(value)
-    ok = np.issubdtype(array.dtype, np.integer) and bool(
-        np.all((array >= at_least) & (array <= MAX_STEP))
-    )
+    ok = np.issubdtype(array.dtype, np.integer)
+    ok = ok and np.all((array >= at_least) & (array <= MAX_STEP))
     check(ok, argument, value, f"a whole number from {at_least} to 2**31 - 1")
 
 
@@ -47,27 +46,22 @@ def check_float(
     """A finite number within the named bounds; NaN is within none."""
     if is_traced(value):
         return
-    bounds = {">=": at_least, ">": above, "<=": at_most, "<": below}
-    need = " and ".join(f"{sign} {b}" for sign, b in bounds.items() if b is not None)
+    bounds = {
+        ">=": (np.greater_equal, at_least),
+        ">": (np.greater, above),
+        "<=": (np.less_equal, at_most),
+        "<": (np.less, below),
+    }
+    bounds = {sign: b for sign, b in bounds.items() if b[1] is not None}
+    need = " and ".join(f"{sign} {bound}" for sign, (_, bound) in bounds.items())
     try:
-        array = np.asarray(value)
         # Casting would take a string such as "1e-3", and None for NaN.
-        array = array.astype(np.float64, casting="same_kind")
+        array = np.asarray(value).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError):
         array = np.asarray(math.nan)
-    ok = (
-        bool(np.all(np.isfinite(array)))
-        and (at_least is None or bool(np.all(array >= at_least)))
-        and (above is None or bool(np.all(array > above)))
-        and (at_most is None or bool(np.all(array <= at_most)))
-        and (below is None or bool(np.all(array < below)))
-    )
+    ok = np.all(np.isfinite(array))
+    ok = ok and all(np.all(holds(array, bound)) for holds, bound in bounds.values())
     check(ok, argument, value, f"a finite number {need}".rstrip())
-
-
-def check_callable(argument: str, value: Any, need: str) -> Callable[..., Any]:
-    check(callable(value), argument, value, need)
-    return value
 
 
 def check_params(params: Any) -> None:

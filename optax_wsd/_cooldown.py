@@ -84,6 +84,10 @@ def scale_by_cooldown(
         end = jnp.where(state.cooldown_end < 0, end_scale, state.cooldown_end)
         return lerp(end, state.cooldown_from, m).astype(float)
 
+    def drop():
+        first = shapes.multiplier(shape, jnp.zeros([], jnp.int32), 1)
+        return jnp.stack([first, jnp.asarray(end_scale, float)])
+
     def init_fn(params):
         del params
         return ScaleByCooldownState(
@@ -96,10 +100,6 @@ def scale_by_cooldown(
             cooldown_drop=drop(),
         )
 
-    def drop():
-        first = shapes.multiplier(shape, jnp.zeros([], jnp.int32), 1)
-        return jnp.stack([first, jnp.asarray(end_scale, float)])
-
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
         m = scale(state, state.cooldown_count)
@@ -109,13 +109,10 @@ def scale_by_cooldown(
                 return u
             return (m * u.astype(average_dtype(u.dtype))).astype(u.dtype)
 
-        updates = jax.tree.map(scaled, updates)
         count = next_count(state.cooldown_count)
-        return updates, state._replace(
-            cooldown_count=count,
-            cooldown_scale=scale(state, count),
-            cooldown_drop=drop(),
-        )
+        new = dict(cooldown_scale=scale(state, count), cooldown_drop=drop())
+        state = state._replace(cooldown_count=count, **new)
+        return jax.tree.map(scaled, updates), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -188,16 +185,17 @@ def start_cooldown(
             first, reached = jnp.asarray(start_step, jnp.int32), 1.0
         end = own_end if end_scale is None else end_scale
         scale = jnp.where(first <= now, lerp(end, reached, shape_start), reached)
-        fields = {
+        values = {
             "cooldown_start": first,
             "cooldown_steps": cooldown_steps,
             "cooldown_from": reached,
             "cooldown_end": -1 if end_scale is None else end_scale,
             "cooldown_scale": scale,
         }
-        return _set(state, fields, unless=is_same)
+        old = {name: get_scalar(getattr(state, name)) for name in values}
+        return {name: jnp.where(is_same, old[name], values[name]) for name in values}
 
-    return _change(start, opt_state, which)
+    return _change(opt_state, which, start)
 
 
 def stop_cooldown(
@@ -226,13 +224,13 @@ def stop_cooldown(
     References:
         Wen et al., 2024, arXiv:2410.05192, section 4.
     """
-    fields = {
+    values = {
         "cooldown_start": MAX_STEP,
         "cooldown_from": 1,
         "cooldown_end": -1,
         "cooldown_scale": 1,
     }
-    return _change(lambda state: _set(state, fields), opt_state, which)
+    return _change(opt_state, which, lambda state: values)
 
 
 def cooldown_scale(opt_state: optax.OptState, *, which: str | None = None) -> jax.Array:
@@ -269,17 +267,13 @@ def _find(opt_state, which):
     return found.values()
 
 
-def _change(fn, opt_state, which):
+def _change(opt_state, which, values_of):
+    """The cooldowns of a state with new values in their scalar fields."""
     _find(opt_state, which)
-    return map_states(fn, opt_state, ScaleByCooldownState, which=which)
 
+    def change(state):
+        values = values_of(state).items()
+        new = {name: set_scalar(getattr(state, name), value) for name, value in values}
+        return state._replace(**new)
 
-def _set(state, values, *, unless: jax.typing.ArrayLike = False):
-    """The state with new values in its scalar fields, but where `unless`."""
-
-    def new(name):
-        field = getattr(state, name)
-        kept = jnp.where(unless, get_scalar(field), values[name])
-        return set_scalar(field, kept)
-
-    return state._replace(**{name: new(name) for name in values})
+    return map_states(change, opt_state, ScaleByCooldownState, which=which)

@@ -4,12 +4,10 @@ import jax
 import numpy as np
 import optax
 
-from ._checks import MAX_STEP, check, check_callable, check_int
+from ._checks import MAX_STEP, check, check_int
 
 _GRID = 20_000  # points looked at before the phases' borders are searched step by step
-_FLAT = (
-    1e-7  # change, relative to the largest value, below which a schedule is constant
-)
+_FLAT = 1e-7  # change, relative to the largest value, below which it is constant
 _WORDS = {1: "rising", 0: "constant", -1: "falling"}  # a change in one step: jump
 
 
@@ -46,17 +44,18 @@ def describe_schedule(schedule: optax.Schedule, total_steps: int) -> str:
         turn negative or rise past their end, are described in pytorch/torchtitan#1284
         and AI-Hypercomputer/maxtext#2882.
     """
-    check_callable("schedule", schedule, "a function from step to value")
+    check(callable(schedule), "schedule", schedule, "a function from step to value")
     check_int("total_steps", total_steps, at_least=1)
     check(total_steps <= MAX_STEP // 2, "total_steps", total_steps, "at most 2**30 - 1")
 
     def values(steps):
         return np.asarray(jax.vmap(schedule)(np.asarray(steps, np.int32)), np.float64)
 
-    steps = np.unique(
-        np.linspace(0, total_steps, min(total_steps, _GRID) + 1, dtype=int)
-    )
-    past = np.unique(np.linspace(total_steps, 2 * total_steps, 1001, dtype=int))
+    def grid(start, end, size):
+        return np.unique(np.linspace(start, end, size + 1, dtype=int))
+
+    steps = grid(0, total_steps, min(total_steps, _GRID))
+    past = grid(total_steps, 2 * total_steps, 1000)
     value, value_past = values(steps), values(past)
     borders, directions = _phases(values, steps, np.nan_to_num(value))
     border_values = values(borders)

@@ -1,5 +1,6 @@
 """Averages chosen afterwards: snapshots of one run, merged with chosen weights."""
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsFloat, SupportsInt
@@ -50,7 +51,7 @@ def merge_weights(num_snapshots: int, shape: Shape) -> np.ndarray:
     with jax.enable_x64(True):
         inner = multiplier(shape, np.arange(1, num_snapshots), num_snapshots)
     inner = np.broadcast_to(np.asarray(inner, np.float64), (num_snapshots - 1,))
-    check(bool(np.all(np.isfinite(inner))), "shape", shape, "finite between 0 and 1")
+    check(np.all(np.isfinite(inner)), "shape", shape, "finite between 0 and 1")
     return -np.diff(np.concatenate([[1.0], inner, [0.0]]))
 
 
@@ -88,9 +89,8 @@ def merge_params(snapshots: Iterable[Any], weights: Numbers) -> Any:
     """
     weights = np.asarray(weights, np.float64)
     check_float("weights", weights)
-    check(
-        weights.ndim == 1 and weights.size > 0, "weights", weights, "a list of numbers"
-    )
+    is_list = weights.ndim == 1 and weights.size > 0
+    check(is_list, "weights", weights, "a list of numbers")
     # Weights rounded to float32 are off by 6e-8 of each; more would scale the model.
     total, near = float(np.sum(weights)), 1e-6 * float(np.sum(np.abs(weights)))
     need = "numbers that sum to 1: divide them by their sum"
@@ -103,13 +103,13 @@ def merge_params(snapshots: Iterable[Any], weights: Numbers) -> Any:
         if merged is None:
             merged = jax.tree.map(_zero, last)
         weight = float(weights[count - 1])
-        merged = jax.tree.map(lambda m, p, w=weight: _accumulate(m, p, w), merged, last)
+        merged = jax.tree.map(functools.partial(_accumulate, weight), merged, last)
     check(count == weights.size, "snapshots", count, _as_many(weights))
 
     def finish(m, p):
-        if isinstance(p, float | complex) and not isinstance(p, np.generic):
-            return type(p)(m)
-        return m.astype(p.dtype) if _sums(p) else p
+        if not is_averaged(p):
+            return p
+        return m.astype(p.dtype) if hasattr(p, "dtype") else type(p)(m)
 
     return jax.tree.map(finish, merged, last)
 
@@ -238,13 +238,9 @@ def _as_many(weights: np.ndarray) -> str:
     return f"as many as there are weights ({weights.size})"
 
 
-def _sums(leaf) -> bool:
-    return is_averaged(leaf if hasattr(leaf, "dtype") else np.asarray(leaf))
-
-
 def _zero(leaf):
     """A float32 or float64 sum of nothing, beside its leaf."""
-    if not _sums(leaf):
+    if not is_averaged(leaf):
         return leaf
     if isinstance(leaf, jax.Array):
         return jax.numpy.zeros_like(leaf, dtype=average_dtype(leaf.dtype))
@@ -252,8 +248,8 @@ def _zero(leaf):
     return np.zeros(leaf.shape, average_dtype(leaf.dtype))
 
 
-def _accumulate(merged, leaf, weight: float):
-    if not _sums(leaf):
+def _accumulate(weight: float, merged, leaf):
+    if not is_averaged(leaf):
         return merged
     got, need = np.shape(leaf), f"of shape {merged.shape}"
     check(got == merged.shape, "snapshots", got, need)
@@ -263,11 +259,7 @@ def _accumulate(merged, leaf, weight: float):
     return _add(merged, leaf, weight)
 
 
-def _add_leaf(merged, leaf, weight):
-    return merged + weight * leaf.astype(merged.dtype)
-
-
-_add = jax.jit(_add_leaf, donate_argnums=0)
+_add = jax.jit(lambda m, p, w: m + w * p.astype(m.dtype), donate_argnums=0)
 
 
 def _inner(t_i, gamma_i, t_j, gamma_j):

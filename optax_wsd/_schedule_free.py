@@ -26,13 +26,13 @@ from ._tree import (
     average_dtype,
     check_state_dtype,
     complement_and_log,
-    copy_as,
     find_states,
     is_averaged,
     map_averaged,
     map_states,
     next_count,
     rounded,
+    wide_copies,
     zeros_as,
 )
 
@@ -131,13 +131,10 @@ def schedule_free(
     def init_fn(params):
         params = as_arrays(params)
         _check_ascent(direction, params)
+        wide = wide_copies(params, state_dtype)
 
-        def gap(p):
-            return zeros_as(p, average_dtype(p.dtype, state_dtype))
-
-        def unrounded(p):
-            dtype = average_dtype(p.dtype, state_dtype)
-            return None if dtype == p.dtype else copy_as(p, dtype)
+        def unrounded(p, y):
+            return None if y.dtype == p.dtype else y
 
         return ScheduleFreeState(
             schedule_free_count=jnp.zeros([], jnp.int32),
@@ -145,9 +142,9 @@ def schedule_free(
             schedule_free_max_rate=jnp.zeros([], float),
             schedule_free_weight_sum=jnp.zeros([2], float),
             schedule_free_c=jnp.zeros([], float),
-            schedule_free_gap=map_averaged(gap, params),
-            schedule_free_y=map_averaged(unrounded, params),
-            direction_state=direction.init(map_averaged(_widened, params, params)),
+            schedule_free_gap=jax.tree.map(lambda y: zeros_as(y, y.dtype), wide),
+            schedule_free_y=map_averaged(unrounded, params, wide),
+            direction_state=direction.init(wide_copies(params)),
         )
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -183,11 +180,12 @@ def schedule_free(
             pull, rate = old_b1 - new_b1 + new_b1 * c, lr * (1 - old_b1)
             return -(_like(pull, gap) * gap + _like(rate, gap) * d)
 
+        def move_kept_y(_, y, move):
+            return None if y is None else y + move
+
         gap = map_averaged(move_gap, params, state.schedule_free_gap, d)
         moves = map_averaged(move_y, params, gap, y_d)
-        y = map_averaged(
-            lambda _, y, move: None if y is None else y + move, params, kept_y, moves
-        )
+        y = map_averaged(move_kept_y, params, kept_y, moves)
         return jax.tree.map(_update, params, updates, moves, y), ScheduleFreeState(
             schedule_free_count=next_count(k),
             schedule_free_b1=new_b1,
@@ -249,16 +247,9 @@ def schedule_free_sgd(
     References:
         Defazio et al., 2024, arXiv:2405.15682, equations 6 to 8.
     """
-    return schedule_free(
-        _decayed(optax.identity(), weight_decay, mask),
-        _warmed(learning_rate, warmup_steps),
-        b1=b1,
-        weight_lr_power=weight_lr_power,
-        r=r,
-        decoupling=decoupling,
-        start_step=start_step,
-        state_dtype=state_dtype,
-    )
+    rate = _warmed(learning_rate, warmup_steps)
+    options = b1, weight_lr_power, r, decoupling, start_step, state_dtype
+    return _decayed(optax.identity(), rate, weight_decay, mask, *options)
 
 
 def schedule_free_adamw(
@@ -314,16 +305,9 @@ def schedule_free_adamw(
         Defazio et al., 2024, arXiv:2405.15682, algorithm 1, with the bias correction of
         v apart from the rate.
     """
-    return schedule_free(
-        _decayed(_scale_by_adam_v(b2, eps), weight_decay, mask),
-        _warmed(learning_rate, warmup_steps),
-        b1=b1,
-        weight_lr_power=weight_lr_power,
-        r=r,
-        decoupling=decoupling,
-        start_step=start_step,
-        state_dtype=state_dtype,
-    )
+    rate = _warmed(learning_rate, warmup_steps)
+    options = b1, weight_lr_power, r, decoupling, start_step, state_dtype
+    return _decayed(_scale_by_adam_v(b2, eps), rate, weight_decay, mask, *options)
 
 
 def schedule_free_radam(
@@ -376,16 +360,9 @@ def schedule_free_radam(
         arXiv:2405.15682.
     """
     check_float("b2", b2, above=0.6, below=1)
-    return schedule_free(
-        _decayed(_scale_by_adam_v(b2, eps), weight_decay, mask),
-        _scaled(learning_rate, lambda k: _rectifier(b2, k.astype(float) + 1)),
-        b1=b1,
-        weight_lr_power=weight_lr_power,
-        r=r,
-        decoupling=decoupling,
-        start_step=start_step,
-        state_dtype=state_dtype,
-    )
+    rate = _scaled(learning_rate, lambda k: _rectifier(b2, k.astype(float) + 1))
+    options = b1, weight_lr_power, r, decoupling, start_step, state_dtype
+    return _decayed(_scale_by_adam_v(b2, eps), rate, weight_decay, mask, *options)
 
 
 def _update(p, u, move, y):
@@ -468,9 +445,12 @@ def _set_apart(direction_state):
     return map_states(behind_barrier, direction_state, ScaleByAdamVState)
 
 
-def _decayed(direction, weight_decay, mask) -> optax.GradientTransformation:
+def _decayed(direction, rate, weight_decay, mask, *options):
+    """`schedule_free` with weight decay at y; its options, in its order."""
     _schedule("weight_decay", weight_decay)
-    return optax.chain(direction, optax.add_decayed_weights(weight_decay, mask))
+    direction = optax.chain(direction, optax.add_decayed_weights(weight_decay, mask))
+    names = "b1", "weight_lr_power", "r", "decoupling", "start_step", "state_dtype"
+    return schedule_free(direction, rate, **dict(zip(names, options, strict=True)))
 
 
 def _warmed(learning_rate, warmup_steps) -> optax.Schedule:
@@ -502,9 +482,7 @@ def _like(scalar, leaf):
 
 def _widened(p, leaf):
     """A leaf like p in float32 or better."""
-    dtype = average_dtype(p.dtype)
-    is_abstract = isinstance(leaf, jax.ShapeDtypeStruct)
-    return leaf.update(dtype=dtype) if is_abstract else jnp.asarray(leaf, dtype)
+    return jnp.asarray(leaf, average_dtype(p.dtype))
 
 
 def _check_ascent(direction, params):

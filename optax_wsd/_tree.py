@@ -84,11 +84,15 @@ def next_count(count) -> jax.Array:
     return jnp.asarray(optax.safe_increment(count))
 
 
-def copy_as(leaf, dtype):
-    """A copy of a leaf, in its own buffer; of an abstract leaf, an abstract one."""
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf.update(dtype=dtype)
-    return jnp.array(leaf, dtype, copy=True)
+def wide_copies(params, state_dtype=None):
+    """The params in `average_dtype`, each in a buffer of its own; abstract ones so."""
+
+    def copy(p):
+        dtype = average_dtype(p.dtype, state_dtype)
+        is_abstract = isinstance(p, jax.ShapeDtypeStruct)
+        return p.update(dtype=dtype) if is_abstract else jnp.array(p, dtype, copy=True)
+
+    return map_averaged(copy, params)
 
 
 def zeros_as(leaf, dtype):

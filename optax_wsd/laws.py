@@ -12,7 +12,7 @@ Learning rates come as arrays of one rate per update, from update 0 on:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -48,10 +48,7 @@ MAX_GROUPS = 512  # changes of the rate that the sum over them keeps apart
 
 
 def last_iterate_bound(
-    learning_rates: Numbers,
-    *,
-    distance: float = 1.0,
-    gradient_norm: float = 1.0,
+    learning_rates: Numbers, *, distance: float = 1.0, gradient_norm: float = 1.0
 ) -> float:
     """Bound on the suboptimality of the last iterate of SGD, for convex losses.
 
@@ -86,17 +83,13 @@ def last_iterate_bound(
 
 
 def optimal_scale(
-    learning_rates: Numbers,
-    *,
-    distance: float = 1.0,
-    gradient_norm: float = 1.0,
+    learning_rates: Numbers, *, distance: float = 1.0, gradient_norm: float = 1.0
 ) -> tuple[float, float]:
     """The factor on a whole schedule that makes `last_iterate_bound` smallest.
 
     Args:
         learning_rates: One rate per update, >= 0, [T]; only their shape matters.
-        distance: D, from the first iterate to the minimum, > 0.
-        gradient_norm: G, the largest norm of a gradient, > 0.
+        distance, gradient_norm: As in `last_iterate_bound`.
 
     Returns:
         (scale, bound): `scale * learning_rates` has this bound, the least of all.
@@ -116,10 +109,7 @@ def optimal_scale(
         Schaipp et al., 2025, arXiv:2501.18965, section 4.
     """
     steps_term, noise_term = _bound_terms(learning_rates, distance, gradient_norm)
-    return (
-        math.sqrt(steps_term / noise_term),
-        2 * math.sqrt(steps_term * noise_term),
-    )
+    return math.sqrt(steps_term / noise_term), 2 * math.sqrt(steps_term * noise_term)
 
 
 def deepseek_learning_rate(compute: float) -> float:
@@ -225,11 +215,7 @@ class LossLaw(NamedTuple):
         return self._losses(path).reshape(shape)
 
     def predict_interval(
-        self,
-        learning_rates: Numbers,
-        steps: Numbers,
-        *,
-        coverage: float = 0.9,
+        self, learning_rates: Numbers, steps: Numbers, *, coverage: float = 0.9
     ) -> tuple[np.ndarray, np.ndarray]:
         """Where the loss of a run will be, with a probability of `coverage`.
 
@@ -237,8 +223,7 @@ class LossLaw(NamedTuple):
         evaluation, and the error of the law, which grows away from the fit's curves.
 
         Args:
-            learning_rates: As for `predict`.
-            steps: As for `predict`.
+            learning_rates, steps: As for `predict`.
             coverage: Above 0 and below 1.
 
         Returns:
@@ -311,7 +296,7 @@ def fit_loss_law(curves: Sequence[Curve]) -> LossLaw:
     """
     from scipy import optimize
 
-    checked = _check_curves(curves)
+    checked = list(_check_curves(curves))
     peak_value = max(float(np.max(rates)) for rates, _, _ in checked)
     _check_identified(checked, peak_value)
     early = EARLY * min(np.max(steps) for _, steps, _ in checked)
@@ -463,7 +448,7 @@ class _Path:
 
     def __init__(self, x: np.ndarray, steps: np.ndarray):
         total = np.concatenate([[0.0], np.cumsum(x)])
-        check(bool(np.all(total[steps] > 0)), "steps", steps, "after a rate above 0")
+        check(np.all(total[steps] > 0), "steps", steps, "after a rate above 0")
         first = int(np.argmax(x))  # the end of the warmup
         self.progress = total[steps]
         self.before, self.after, at = _group(x[first:], first)
@@ -509,19 +494,21 @@ def _bound_terms(learning_rates, distance, gradient_norm) -> tuple[float, float]
 def _check_rates(learning_rates) -> np.ndarray:
     need = "an array of one rate per update, finite and >= 0, some above 0"
     rates = _as_floats(learning_rates)
-    ok = rates.ndim == 1 and bool(np.all(rates >= 0) and np.any(rates))
-    check(
-        ok and bool(np.all(np.isfinite(rates))), "learning_rates", learning_rates, need
-    )
+    ok = rates.ndim == 1 and np.all((rates >= 0) & np.isfinite(rates)) and np.any(rates)
+    check(ok, "learning_rates", learning_rates, need)
     return rates
 
 
 def _check_steps(steps, total: int) -> np.ndarray:
     """Whole numbers, which a table may hold as floats."""
     numbers = _as_floats(steps)
-    ok = numbers.size > 0 and np.all((numbers >= 1) & (numbers <= total))
-    ok = bool(ok and np.all(numbers == np.rint(numbers)))
-    check(ok, "steps", steps, f"whole numbers from 1 to the {total} learning rates")
+    is_one = (numbers >= 1) & (numbers <= total) & (numbers == np.rint(numbers))
+    check(
+        numbers.size > 0 and np.all(is_one),
+        "steps",
+        steps,
+        f"whole numbers from 1 to the {total} learning rates",
+    )
     return numbers.astype(np.int64)
 
 
@@ -534,25 +521,22 @@ def _as_floats(values) -> np.ndarray:
         return NAN
 
 
-def _check_curves(curves) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _check_curves(curves) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     need = "at least one (learning_rates, steps, losses), in a list"
     check(isinstance(curves, Sequence) and len(curves) > 0, "curves", curves, need)
-    return [_check_curve(curve) for curve in curves]
-
-
-def _check_curve(curve) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    ok = isinstance(curve, Sequence) and len(curve) == 3
-    check(ok, "curves", curve, "(learning_rates, steps, losses) for each run")
-    rates = _check_rates(curve[0])
-    steps = _check_steps(curve[1], len(rates))
-    check(steps.ndim == 1, "steps", steps, "a list")
-    losses = _as_floats(curve[2])
-    need = f"of shape {steps.shape}"
-    check(losses.shape == steps.shape, "losses", losses.shape, need)
-    bad = np.flatnonzero(~np.isfinite(losses))
-    where = [f"{losses[i]} at step {steps[i]}" for i in bad[:1]]
-    check(not where, "losses", ", ".join(where), "finite numbers")
-    return rates, steps, losses
+    for curve in curves:
+        ok = isinstance(curve, Sequence) and len(curve) == 3
+        check(ok, "curves", curve, "(learning_rates, steps, losses) for each run")
+        rates = _check_rates(curve[0])
+        steps = _check_steps(curve[1], len(rates))
+        check(steps.ndim == 1, "steps", steps, "a list")
+        losses = _as_floats(curve[2])
+        need = f"of shape {steps.shape}"
+        check(losses.shape == steps.shape, "losses", losses.shape, need)
+        bad = np.flatnonzero(~np.isfinite(losses))
+        where = [f"{losses[i]} at step {steps[i]}" for i in bad[:1]]
+        check(not where, "losses", ", ".join(where), "finite numbers")
+        yield rates, steps, losses
 
 
 def _check_identified(curves, peak_value: float) -> None:
@@ -565,15 +549,15 @@ def _check_identified(curves, peak_value: float) -> None:
         "stable run, logged from early on"
     )
     check(span >= 2, "the ratio of last to first step of curves", round(span, 2), need)
-    fall = max(_sharpest_fall(rates, steps) for rates, steps, _ in curves) / peak_value
+    # The most that a rate fell within the last fifth of the way to a logged step.
+    fall = max(
+        float(np.max(rates[int(0.8 * n) : n]) - rates[n - 1]) / peak_value
+        for rates, steps, _ in curves
+        for n in steps
+    )
     need = (
         "at least 0.3 of the peak within a fifth of the steps done: a slow fall, as of "
         "a cosine, cannot be told from slow progress. Missing is a short cooldown "
         "branched off the stable run, with losses logged in it and at its end"
     )
     check(fall >= 0.3, "the sharpest fall of the rate in curves", round(fall, 2), need)
-
-
-def _sharpest_fall(rates, steps) -> float:
-    """The most that the rate fell within the last fifth of the way to a logged step."""
-    return max(float(np.max(rates[int(0.8 * n) : n]) - rates[n - 1]) for n in steps)

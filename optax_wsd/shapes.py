@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._checks import check, check_callable, check_float, is_traced
+from ._checks import check, check_float, is_traced
 
 __all__ = [
     "Shape",
@@ -271,10 +271,10 @@ def check_shape(shape: Any) -> Shape:
         "optax_wsd.shapes (power(2.0), not power; for optax.inject_hyperparams name it "
         "in static_args)"
     )
-    check_callable("shape", shape, need)
+    check(callable(shape), "shape", shape, need)
     for p in (0.5, 0.0, 1.0):
         value = shape(jnp.asarray(p, float))
         is_number = hasattr(value, "dtype") or isinstance(value, float | int)
         is_finite = is_number and (is_traced(value) or np.all(np.isfinite(value)))
-        check(bool(is_finite), "shape", shape, need)
+        check(is_finite, "shape", shape, need)
     return shape

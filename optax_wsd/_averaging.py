@@ -18,6 +18,7 @@ from ._tree import (
     as_arrays,
     check_state_dtype,
     complement_and_log,
+    factory_name,
     known,
     lerp,
     map_averaged,
@@ -330,18 +331,13 @@ def params_lawa(
     return _average(ParamsLawaState, first, absorb, every, start_step, state_dtype)
 
 
-AVERAGES: dict[Any, str] = {  # the field of each state that `which` names
-    ParamsEmaState: "params_ema",
-    ParamsPowerEmaState: "params_power_ema",
-    ParamsSwaState: "params_swa",
-    ParamsLawaState: "params_lawa",
-}
+AVERAGES = ParamsEmaState, ParamsPowerEmaState, ParamsSwaState, ParamsLawaState
 
 
 def averages_of(state) -> Any:
-    """The tree of averages in a state of one of `AVERAGES`."""
+    """The tree of averages in a state: in its field of the factory's name."""
     if not isinstance(state, ParamsLawaState):
-        return getattr(state, AVERAGES[type(state)])
+        return getattr(state, factory_name(type(state)))
 
     def mean(stack):
         # Differences, so that the mean of equal snapshots is exactly theirs.

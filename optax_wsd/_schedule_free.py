@@ -158,9 +158,12 @@ def schedule_free(
             c = jnp.minimum(1, c * (1 - new_b1) * decoupling)
         c = jnp.where(k < start_step, 1, c)
 
+        def widened(p, u):
+            return jnp.asarray(u, average_dtype(p.dtype))
+
         kept_y = state.schedule_free_y
         ys = map_averaged(lambda p, y: p if y is None else y, params, kept_y)
-        gradients = map_averaged(_widened, params, updates)
+        gradients = map_averaged(widened, params, updates)
 
         def direct(direction_state):
             return direction.update(gradients, direction_state, ys, **extra_args)
@@ -168,9 +171,9 @@ def schedule_free(
         d, direction_state = direct(state.direction_state)
         y_d = d
         if find_states(state.direction_state, ScaleByAdamVState):
-            # For an array with two readers XLA takes new memory on a CPU, and one more
-            # pass through it costs more than Adam's arithmetic does when it is done
-            # again. The barrier keeps the two evaluations from being made one.
+            # On a CPU, XLA would write a d with two readers into memory of its own. It
+            # is cheaper to do Adam's arithmetic twice, and the barrier keeps compilers
+            # from doing it once: see schedule_free_adamw in benchmarks/README.md.
             y_d, _ = direct(_set_apart(state.direction_state))
 
         def move_gap(_, gap, d):
@@ -478,11 +481,6 @@ def _schedule(argument, value, below=None) -> Callable[[Any], jax.Array]:
 def _like(scalar, leaf):
     """A scalar in the real dtype of a leaf, so that it does not widen the leaf."""
     return jnp.asarray(scalar, jnp.finfo(leaf.dtype).dtype)
-
-
-def _widened(p, leaf):
-    """A leaf like p in float32 or better."""
-    return jnp.asarray(leaf, average_dtype(p.dtype))
 
 
 def _check_ascent(direction, params):

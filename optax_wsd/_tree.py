@@ -160,7 +160,7 @@ def _visit(fn: Callable[[Any, Any], Any], tree, kinds):
         kind = _kind_of(node, kinds)
         if kind is None:
             return node
-        names = (*path_names(path), _factory_name(kind))
+        names = (*path_names(path), factory_name(kind))
         if isinstance(node, Mapping):
             return type(node)(fn(names, kind(**node))._asdict())  # pyright: ignore
         return fn(names, node)
@@ -177,7 +177,7 @@ def _kind_of(node, kinds) -> Any:
     return next((kind for kind in kinds if isinstance(node, kind)), None)
 
 
-def _factory_name(kind) -> str:
+def factory_name(kind) -> str:
     return re.sub("(?<!^)(?=[A-Z])", "_", kind.__name__.removesuffix("State")).lower()
 
 

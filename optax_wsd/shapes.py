@@ -264,7 +264,7 @@ def multiplier(shape: Shape, elapsed: Any, steps: Any) -> jax.Array:
     return jnp.where(started, value, 1.0)
 
 
-def check_shape(shape: Any) -> Shape:
+def check_shape(shape: Any) -> None:
     """Refuses what is no shape: also a factory such as `power` that was not called."""
     need = (
         "a function from progress in [0, 1] to a finite multiplier, as in "
@@ -277,4 +277,3 @@ def check_shape(shape: Any) -> Shape:
         is_number = hasattr(value, "dtype") or isinstance(value, float | int)
         is_finite = is_number and (is_traced(value) or np.all(np.isfinite(value)))
         check(is_finite, "shape", shape, need)
-    return shape

@@ -224,12 +224,8 @@ def stop_cooldown(
     References:
         Wen et al., 2024, arXiv:2410.05192, section 4.
     """
-    values = {
-        "cooldown_start": MAX_STEP,
-        "cooldown_from": 1,
-        "cooldown_end": -1,
-        "cooldown_scale": 1,
-    }
+    # Every start says how it ends, so that cooldown_end may stay.
+    values = {"cooldown_start": MAX_STEP, "cooldown_from": 1, "cooldown_scale": 1}
     return _change(opt_state, which, lambda state: values)
 
 

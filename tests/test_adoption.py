@@ -162,6 +162,10 @@ def test_a_clock_belongs_to_a_class():
         adopted = optax_wsd.adopt_state(restored, schedule.init(params))
         assert adopted.count == 1  # that of Adam, not the plateau's 0
 
+    state = optax.chain(plateau, optax.sgd(0.1)).init(params)
+    with pytest.raises(ValueError, match="count must be given"):
+        optax_wsd.adopt_state(state, schedule.init(params))
+
 
 @pytest.mark.parametrize(
     "old",
@@ -214,6 +218,25 @@ def test_averages_go_to_their_names(names, as_restored):
             assert_equal(adopted[name], state[name])
         else:
             assert adopted[name].average_samples == 0
+
+
+UNNAMED = optax.chain(optax.sgd(0.1), optax_wsd.params_ema(0.1))
+
+
+@pytest.mark.parametrize(
+    "old, new", [(averages("fast"), UNNAMED), (UNNAMED, averages("fast"))]
+)
+def test_a_name_may_be_given_or_dropped_where_there_is_one_of_a_class(old, new):
+    params, state = train(old, start())
+    adopted = optax_wsd.adopt_state(state, new.init(params))
+    for name in ("params_ema", "average_samples"):
+        assert_equal(optax.tree.get(adopted, name), optax.tree.get(state, name))
+
+
+def test_a_schedule_alone_needs_no_name():
+    schedule = optax.scale_by_schedule(lambda count: 0.1)
+    params, state = train(optax.named_chain(("a", schedule), ("b", schedule)), start())
+    assert optax_wsd.adopt_state(state, schedule.init(params)).count == 4
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,15 @@ def feed(tx, points):
 
 
 @averages
+def test_the_first_sample_is_the_average_to_the_last_bit(name):
+    """However far away the params were made."""
+    tx, _ = AVERAGES[name]
+    state = tx.init(jnp.asarray(1e8))
+    _, state = tx.update(jnp.zeros([]), state, jnp.asarray(0.1))
+    assert optax_wsd.eval_params(state, jnp.asarray(0.1)) == np.float32(0.1)
+
+
+@averages
 def test_every_average_is_its_definition_at_every_step(name):
     tx, definition = AVERAGES[name]
     samples = []

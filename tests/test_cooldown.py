@@ -318,6 +318,9 @@ def test_a_state_moves_to_a_transform_with_another_shape_and_end():
     assert applied(tx, state, 5)[0] == [0.7, 0.525, 0.35, 0.175, 0]
     _, state = LINEAR.update(None, state)  # in the middle of a cooldown
     assert applied(DROPS, state, 2)[0] == [round(0.1 + 0.9 * 0.525, 6), 0.415]
+    _, state = tx.update(None, LINEAR.init(None))  # tells of its own shape from here on
+    told = optax_wsd.cooldown_scale(optax_wsd.start_cooldown(state, 4))
+    assert float(told) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("end", [None, 0.4])

@@ -65,12 +65,11 @@ def adopt_state(
     """
     if count is not None:
         check_int("count", count)
-    is_state = isinstance(new_state, tuple | Mapping)
-    check(is_state, "new_state", type(new_state).__name__, "tx.init(params)")
     fresh = list(_walk(new_state))
-    has_states = bool(fresh) or not jax.tree.leaves(new_state)
+    is_state = bool(fresh) or not jax.tree.leaves(new_state)
+    is_state = is_state and isinstance(new_state, tuple | Mapping)
     need = "tx.init(params), of NamedTuples"
-    check(has_states, "new_state", type(new_state).__name__, need)
+    check(is_state, "new_state", type(new_state).__name__, need)
     known = (*_CLOCKS, *(type(part.node) for part in fresh))
     old = list(_walk(opt_state, {frozenset(kind._fields) for kind in known}))
     sources = iter(_match(old, fresh))
@@ -82,16 +81,12 @@ def adopt_state(
 
     def field(node, source, name):
         where, new = f"{type(node).__name__}.{name}", getattr(node, name)
-        if source is not None:
-            return fill(new, source[name], where)
-        if _RUN_CLOCKS.get(type(node)) != name:
-            return fill(new, None, where)
-        need = f"given: {where} goes on, and opt_state has counted no updates"
-        check(clock is not None, "count", None, need)
-        now = jnp.asarray(clock)
-        return jax.tree.map(
-            lambda leaf: _take(jnp.broadcast_to(now, leaf.shape), leaf, where), new
-        )
+        old = None if source is None else source[name]
+        if source is None and _RUN_CLOCKS.get(type(node)) == name:
+            need = f"given: {where} goes on, and opt_state has counted no updates"
+            check(clock is not None, "count", None, need)
+            old = jax.tree.map(lambda leaf: jnp.broadcast_to(clock, leaf.shape), new)
+        return fill(new, old, where)
 
     def fill(new, old, where):
         """A part of the new state, with the leaves of the old; fresh in its gaps."""

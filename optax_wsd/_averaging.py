@@ -351,12 +351,7 @@ def averages_of(state) -> Any:
 
 
 def _average(
-    kind: Callable[..., Any],
-    first: Callable[..., dict[str, Any]],
-    absorb: Callable[..., dict[str, Any]],
-    every,
-    start_step,
-    state_dtype,
+    kind: Callable[..., Any], first, absorb, every, start_step, state_dtype
 ) -> optax.GradientTransformationExtraArgs:
     """A transformation that lets `absorb` put samples of the params into its trees."""
     check_int("every", every, at_least=1)

@@ -1,14 +1,13 @@
 """Argument checks: concrete values are judged at build time, traced ones pass."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import jax.typing
 import numpy as np
+import numpy.typing as npt
 from jax.core import Tracer
 
-Numbers = jax.typing.ArrayLike | Sequence[Any]
+Numbers = npt.ArrayLike
 """A list of numbers, or an array of them."""
 
 MAX_STEP = 2**31 - 1

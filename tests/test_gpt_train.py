@@ -193,7 +193,9 @@ def test_a_trunk_is_found_by_another_name_and_through_a_link(text, tmp_path):
         find_parent(branch)
 
 
-def test_a_branch_may_change_rates_and_batches_and_says_so(trunk, text, tmp_path):
+def test_a_branch_may_change_rates_and_batches_and_says_so(
+    trunk, branch, text, tmp_path
+):
     config = branch_config(
         tiny_config(text), BRANCH, 4, peak=0.005, batch_size=4, accumulate=2, b2=0.9
     )
@@ -204,7 +206,7 @@ def test_a_branch_may_change_rates_and_batches_and_says_so(trunk, text, tmp_path
     assert changed == ["data.batch_size", "optimizer.peak", "optimizer.b2"]
     first = next(line for line in read_metrics(tmp_path / "branch") if "lr" in line)
     assert first["lr"] == pytest.approx(0.005)
-    assert finished_branches(trunk) == [trunk.parent / "branch"]
+    assert finished_branches(trunk) == [branch]
 
 
 @pytest.mark.parametrize(

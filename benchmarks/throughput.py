@@ -2,6 +2,8 @@
 
     pip install torch transformers schedulefree
     python -m benchmarks.throughput
+    python -m benchmarks.throughput --width 768 --depth 12 --heads 12 \\
+        --vocabulary 50304 --batch 8 --length 1024                     on a GPU
 
 Both train on the same batch with AdamW in float32 on this machine's CPU, or on its GPU
 in bfloat16: the example's model, jitted, and `transformers.GPT2LMHeadModel` with the
@@ -13,35 +15,20 @@ matrix product, the better of both libraries.
 
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
-import optax_wsd
 from examples.gpt import model
 from examples.gpt.config import ModelConfig
 from examples.gpt.trainer import keep_freed_memory
 
 from .programs import print_table, versions
+from .step_program import OPTIMIZERS, RATE, train_step
 
-RATE = 1e-3
-OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
-    "adamw": lambda: optax.adamw(RATE),
-    "adamw, params_ema": lambda: optax.chain(
-        optax.adamw(RATE), optax_wsd.params_ema(0.999)
-    ),
-    "adamw, params_ema every 10": lambda: optax.chain(
-        optax.adamw(RATE), optax_wsd.params_ema(0.99, every=10)
-    ),
-    "schedule_free_adamw": lambda: optax_wsd.schedule_free_adamw(
-        RATE, warmup_steps=100
-    ),
-}
 MATMUL_SIZE = 1024
 
 
@@ -49,15 +36,7 @@ class Example:
     """The example's step with one optimizer."""
 
     def __init__(self, config: ModelConfig, tx, tokens_BxM: np.ndarray):
-        graphdef = model.graph(config)
-
-        def step(params, state, tokens_BxM):
-            loss, grads = jax.value_and_grad(
-                lambda params: model.next_byte_loss(graphdef, params, tokens_BxM)
-            )(params)
-            updates, state = tx.update(grads, state, params)
-            return optax.apply_updates(params, updates), state, loss
-
+        step = train_step(model.graph(config), tx)
         self.params = model.init_params(config, 0)
         self.state, self.tokens = tx.init(self.params), jnp.asarray(tokens_BxM)
         start = time.perf_counter()
@@ -100,6 +79,8 @@ class Peer:
             )
         ).to(device)
         self.model.train()
+        if device == "cuda":  # where it pays; attention is PyTorch's flash attention
+            self.model = torch.compile(self.model)
         tokens = torch.tensor(tokens_BxM, dtype=torch.long, device=device)
         self.inputs, self.targets = tokens[:, :-1], tokens[:, 1:]
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE)
@@ -183,18 +164,11 @@ class TorchMatmul:
             self.product = self.a @ self.a
 
 
-def step_flops(config: ModelConfig, params, batch: int, length: int) -> float:
-    """6 for each number in a matrix and token, and 12 for each pair in attention."""
-    matrices = sum(x.size for x in jax.tree.leaves(params) if x.ndim > 1)
-    matrices -= 0 if config.tied else config.vocabulary * config.width  # embedding
-    attention = 12 * config.depth * config.width * length
-    return batch * length * (6.0 * matrices + attention)
-
-
 def main(
     width: int = 128,
     depth: int = 3,
     heads: int = 2,
+    vocabulary: int = 256,
     batch: int = 16,
     length: int = 128,
     rounds: int = 10,
@@ -206,6 +180,7 @@ def main(
         width: Width of the model.
         depth: Its blocks.
         heads: Heads in each.
+        vocabulary: Tokens there are; 256 are bytes.
         batch: Sequences in a step.
         length: Bytes in a sequence.
         rounds: Interleaved rounds.
@@ -213,7 +188,7 @@ def main(
     """
     keep_freed_memory()  # as the example does; here for both
     on_cpu = jax.default_backend() == "cpu"
-    config = ModelConfig(width=width, depth=depth, heads=heads)
+    config = ModelConfig(vocabulary, width, depth, heads)
     tokens = np.random.default_rng(0).integers(
         0, config.vocabulary, (batch, length + 1), dtype=np.int32
     )
@@ -242,7 +217,7 @@ def main(
                 seconds[name].append((time.perf_counter() - start) / steps)
 
     peak = 2 * MATMUL_SIZE**3 / min(statistics.median(seconds[n]) for n in matmuls)
-    flops = step_flops(config, timed["example, adamw"].params, batch, length)
+    flops = model.step_flops(config, timed["example, adamw"].params, batch, length)
     rows = []
     for name, case in timed.items():
         pairs = zip(seconds[base], seconds[name], strict=True)

@@ -1,12 +1,13 @@
 """What one update costs: bytes, temporaries, state, programs, time.
 
     python -m benchmarks.update_cost                    this machine's CPU or GPU
-    python -m benchmarks.update_cost --platform tpu     TPU programs, without a TPU
+    python -m benchmarks.update_cost --platform tpu     programs of TPUs, without one
+    python -m benchmarks.update_cost --platform gpu     of an H100, without one
 
-The second needs `pip install libtpu`. A cost is that of one jitted function, gradients
-in, `tx.update` and `optax.apply_updates`, params and state donated, per parameter; the
-floor reads the gradients and reads and writes params and state once. Times are medians
-of interleaved rounds, as ratios to `optax.adamw` in the same round.
+The last two need what `benchmarks.step_program` installs. A cost is that of one jitted
+function, gradients in, `tx.update` and `optax.apply_updates`, params and state donated,
+per parameter; the floor reads the gradients and reads and writes params and state once.
+Times are medians of interleaved rounds, as ratios to `optax.adamw` in the same round.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import optax_wsd
 
-from .programs import TPUS, figures, print_table, tpu_devices, versions
+from .programs import TOPOLOGIES, figures, print_table, target_devices, versions
 
 BASE = "optax.adamw"
 RATE = 1e-3
@@ -190,8 +191,9 @@ def large_params(devices, dtype) -> dict[str, Any]:
     }
 
 
-def tpu_table(cases: dict[str, Case], chips: int, generation: str, dtype) -> None:
-    params = large_params(tpu_devices(generation, chips), dtype)
+def compiled_rows(cases: dict[str, Case], target: str, chips: int, dtype):
+    """Of each case the program for a target, in bytes a parameter."""
+    params = large_params(target_devices(target, chips), dtype)
     count = sum(p.size for p in params.values()) // chips
     rows, base = [], 0.0
     for name, case in cases.items():
@@ -201,7 +203,8 @@ def tpu_table(cases: dict[str, Case], chips: int, generation: str, dtype) -> Non
         base = accessed if name == BASE else base
         state = state_bytes / count / chips
         floor = 3 * dtype.itemsize + 2 * state
-        mean = accessed if case.every == 1 else base + (accessed - base) / case.every
+        at_once = case.every == 1 or cost.copied_bytes > 0  # copies are at every step
+        mean = accessed if at_once else base + (accessed - base) / case.every
         rows.append(
             [
                 name,
@@ -209,18 +212,14 @@ def tpu_table(cases: dict[str, Case], chips: int, generation: str, dtype) -> Non
                 f"{mean:.2f}",
                 f"{floor:.0f}" if case.every == 1 else "",
                 f"{cost.temporary_bytes / count:.2f}",
+                f"{cost.copied_bytes / count:.2f}",
                 f"{state:.2f}",
+                str(cost.kernels),
                 str(cost.collectives.total()),
                 str(count_programs(case.make)),
             ]
         )
-    print(f"\nTPU {generation}, {chips} chip(s), {dtype.name} params\n")
-    print_table(
-        "transform,bytes,mean bytes,floor,temporary,state,collectives,programs".split(
-            ","
-        ),
-        rows,
-    )
+    return rows
 
 
 class Timed:
@@ -324,10 +323,10 @@ def time_table(cases: dict[str, Case], rounds: int, width: int, depth: int, dtyp
 
 
 def main(
-    platform: Literal["here", "tpu"] = "here",
+    platform: Literal["here", "tpu", "gpu"] = "here",
     dtype: Literal["float32", "bfloat16"] = "float32",
     only: tuple[str, ...] = (),
-    generations: tuple[str, ...] = tuple(TPUS),
+    targets: tuple[str, ...] = (),
     chips: tuple[int, ...] = (1, 256),
     rounds: int = 15,
     width: int = 384,
@@ -336,10 +335,10 @@ def main(
     """Prints a table of every transform.
 
     Args:
-        platform: Measure on this machine, or compile for TPUs.
+        platform: Measure on this machine, or compile for TPUs or GPUs.
         dtype: Dtype of the params and gradients.
         only: Names of the transforms to run beside optax.adamw.
-        generations: TPUs to compile for.
+        targets: Accelerators to compile for; default: all of the platform.
         chips: Numbers of chips to compile for, params sharded over all.
         rounds: Interleaved rounds of ten steps each.
         width: Width of the GPT whose shapes the params have.
@@ -350,13 +349,20 @@ def main(
         for name, case in rivals().items()
         if not only or name in only or name == BASE
     }
-    print(versions("rollfast", "torch", "schedulefree", "libtpu"))
     if platform == "here":
+        print(versions("rollfast", "torch", "schedulefree"))
         time_table(cases, rounds, width, depth, jnp.dtype(dtype))
         return
-    for generation in generations:
+    header = (
+        "bytes,mean bytes,floor,temporary,copied,state,kernels,collectives,programs"
+    )
+    of_platform = [t for t in TOPOLOGIES if (t == "h100") == (platform == "gpu")]
+    for target in targets or of_platform:
         for number in chips:
-            tpu_table(cases, number, generation, jnp.dtype(dtype))
+            table = compiled_rows(cases, target, number, jnp.dtype(dtype))
+            print(versions("rollfast", "libtpu", "jax-cuda13-plugin"))
+            print(f"\nAs compiled for {number} {target}; {dtype} params\n")
+            print_table(["transform", *header.split(",")], table)
 
 
 if __name__ == "__main__":

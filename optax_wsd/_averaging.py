@@ -87,7 +87,8 @@ def params_ema(
 
     Args:
         decay: Weight of the past, in [0, 1). The horizon is 1 / (1 - decay) samples.
-        every: Updates between samples, >= 1. Updates without a sample cost nothing.
+        every: Updates between samples, >= 1. Updates without a sample cost nothing,
+            except on GPUs with jax 0.10, where each one copies the average.
         start_step: Updates before sampling starts, >= 0.
         state_dtype: Dtype of the average, float32 or wider; default: the leaf's, at
             least float32.

@@ -23,7 +23,7 @@ def logits_of(config, tokens=TOKENS, remat=False):
 
 @cache
 def forward(config, remat):
-    return jax.jit(partial(model.logits, model.graph(config, remat)))
+    return jax.jit(partial(model.logits, model.graph(config, remat=remat)))
 
 
 @cache
@@ -69,10 +69,96 @@ def test_attention_is_that_of_jax(dtype):
     )
 
 
-def test_remat_changes_nothing():
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Pallas kernels for TPUs run on a CPU."""
+    from jax.experimental.pallas.ops.tpu import splash_attention
+
+    make = partial(splash_attention.make_splash_mha_single_device, interpret=True)
+    monkeypatch.setattr(splash_attention, "make_splash_mha_single_device", make)
+
+
+def attention_and_gradients(kernel, arrays, devices=1):
+    def loss(arrays, scale):
+        return jnp.sum(model.attend(*arrays, kernel).astype(jnp.float32) * scale)
+
+    mesh = jax.make_mesh((devices,), ("data",), (jax.sharding.AxisType.Auto,))
+    scale = np.random.default_rng(1).normal(size=arrays[0].shape)
+    with jax.set_mesh(mesh):
+        return jax.jit(jax.value_and_grad(loss))(arrays, jnp.asarray(scale, "float32"))
+
+
+def check_kernel(kernel, dtype, atol, devices, monkeypatch):
+    said = []
+    monkeypatch.setattr(model, "_say_once", said.append)
+    arrays = np.random.default_rng(0).normal(size=(3, 2, 2, 128, 8))
+    arrays = [jnp.asarray(x, dtype) for x in arrays]
+    actual = attention_and_gradients(kernel, arrays, devices)
+    expected = attention_and_gradients("written_out", arrays)
+    assert not said
+    jax.tree.map(partial(np.testing.assert_allclose, atol=atol), actual, expected)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_splash_attention_is_the_written_out_one(interpreted, devices, monkeypatch):
+    check_kernel("splash", "float32", 1e-4, devices, monkeypatch)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN runs on a GPU only")
+def test_cudnn_attention_is_the_written_out_one(monkeypatch):
+    check_kernel("cudnn", "bfloat16", 0.1, 1, monkeypatch)
+
+
+@pytest.mark.parametrize("kernel", ["splash", "cudnn"])
+def test_what_a_kernel_refuses_is_written_out_and_said_once(
+    kernel, capsys, interpreted
+):
+    config = ModelConfig(width=12, depth=2, heads=2)  # and 8 bytes, in float32
+    loss = partial(model.next_byte_loss, model.graph(config, attention=kernel))
+    written = partial(model.next_byte_loss, model.graph(config))
+    params = init(config)
+    model._say_once.cache_clear()
+    actual, expected = (jax.jit(jax.grad(f))(params, TOKENS) for f in (loss, written))
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    sentence = f"Attention is written out, as {kernel} refuses: "
+    assert capsys.readouterr().out.count(sentence) == 1
+
+
+def test_attention_of_this_machine():
+    here = {"cpu": "written_out", "gpu": "cudnn", "tpu": "splash"}
+    assert model.attention_kernel("auto") == here[jax.default_backend()]
+    assert model.attention_kernel("splash") == "splash"
+
+
+@pytest.mark.parametrize(("devices", "tied"), [(0, False), (2, True)])
+def test_a_loss_in_parts_is_the_loss(devices, tied, monkeypatch):
+    config = ModelConfig(width=16, depth=1, heads=2, tied=tied, vocabulary=300)
+    params, graph = init(config), model.graph(config)
+
+    def loss_and_gradients():
+        loss = partial(model.next_byte_loss, graph)
+        both = jax.jit(lambda p: (loss(p, TOKENS), jax.value_and_grad(loss)(p, TOKENS)))
+        return both(params)
+
+    expected = loss_and_gradients()
+    monkeypatch.setattr(model, "PART", 3 * 300)  # 16 tokens in parts of 2
+    if devices == 0:
+        actual = loss_and_gradients()
+    else:
+        mesh = jax.make_mesh((devices,), ("data",), (jax.sharding.AxisType.Auto,))
+        with jax.set_mesh(mesh):
+            actual = loss_and_gradients()
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), actual, expected)
+
+
+@pytest.mark.parametrize("attention", ["written_out", "splash"])
+def test_remat_changes_nothing(attention, interpreted):
+    long = np.random.default_rng(0).integers(0, 256, (1, 129))
+
     def grads(remat):
-        loss = partial(model.next_byte_loss, model.graph(CONFIG, remat))
-        return jax.jit(jax.grad(loss))(init(CONFIG), TOKENS)
+        graph = model.graph(CONFIG, remat=remat, attention=attention)
+        loss = partial(model.next_byte_loss, graph)
+        return jax.jit(jax.grad(loss))(init(CONFIG), long)
 
     plain, saved = grads(False), grads(True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, saved)

@@ -153,6 +153,8 @@ class LoopConfig:
     accumulate: int = 1
     # Recompute activations in the backward pass: less memory, more time.
     remat: bool = False
+    # auto: splash on TPUs, cudnn on GPUs, written out on a CPU.
+    attention: Literal["auto", "written_out", "splash", "cudnn"] = "auto"
     # Devices of the mesh; 0 is all of them.
     devices: int = 0
     # Stop when the loss jumps so many nats above the mean of the last 20; 0 is never.

@@ -1,8 +1,11 @@
 """A byte-level GPT in Flax NNX: RMSNorm, RoPE, SwiGLU and QK-norm.
 
 Shape suffixes: B batch, L sequence, D width, H heads, K head width, F hidden width,
-V vocabulary.
+V vocabulary; N tokens of a device, P parts of them.
 """
+
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +14,17 @@ from flax import nnx
 from jax.sharding import PartitionSpec, get_abstract_mesh
 
 from .config import ModelConfig
+from .progress import say
 
+PART = 2**25  # logits that a device makes at a time
 _INIT = nnx.initializers.lecun_normal()
 
 
 class Attention(nnx.Module):
     """Causal self-attention with rotary positions and normalised queries and keys."""
 
-    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs):
-        self.heads = config.heads
+    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs, kernel: str):
+        self.heads, self.kernel = config.heads, kernel
         self.qkv = _linear(config.width, 3 * config.width, dtype, rngs)
         self.out = _linear(
             config.width, config.width, dtype, rngs, _ends_residual(config)
@@ -35,6 +40,7 @@ class Attention(nnx.Module):
             rotate(self.query_norm(q_BxHxLxK)),
             rotate(self.key_norm(k_BxHxLxK)),
             v_BxHxLxK,
+            self.kernel,
         )
         return self.out(y_BxHxLxK.swapaxes(1, 2).reshape(batch, length, width))
 
@@ -53,9 +59,9 @@ class FeedForward(nnx.Module):
 
 
 class Block(nnx.Module):
-    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs, kernel: str):
         self.attention_norm = _norm(config.width, dtype, rngs)
-        self.attention = Attention(config, dtype, rngs)
+        self.attention = Attention(config, dtype, rngs, kernel)
         self.feed_forward_norm = _norm(config.width, dtype, rngs)
         self.feed_forward = FeedForward(config, dtype, rngs)
 
@@ -67,8 +73,15 @@ class Block(nnx.Module):
 class GPT(nnx.Module):
     """Bytes in, logits of the next byte out."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, *, remat: bool = False):
-        dtype = compute_dtype(config)
+    def __init__(
+        self,
+        config: ModelConfig,
+        rngs: nnx.Rngs,
+        *,
+        remat: bool = False,
+        attention: str = "auto",
+    ):
+        dtype, kernel = compute_dtype(config), attention_kernel(attention)
         self.remat = remat
         # Tied, the embedding is also the head and gives logits of order 1.
         scale = config.width**-0.5 if config.tied else 1.0
@@ -80,7 +93,7 @@ class GPT(nnx.Module):
             rngs=rngs,
         )
         self.blocks = nnx.List(
-            [Block(config, dtype, rngs) for _ in range(config.depth)]
+            [Block(config, dtype, rngs, kernel) for _ in range(config.depth)]
         )
         self.norm = _norm(config.width, dtype, rngs)
         self.head = (
@@ -90,14 +103,19 @@ class GPT(nnx.Module):
         )
 
     def __call__(self, tokens_BxL):
+        return (self.features(tokens_BxL) @ self.head_DxV()).astype(jnp.float32)
+
+    def features(self, tokens_BxL):
         x_BxLxD = self.embed(tokens_BxL)
         apply = nnx.remat(Block.__call__) if self.remat else Block.__call__
         for block in self.blocks:
             x_BxLxD = apply(block, keep_rows(x_BxLxD))
-        x_BxLxD = self.norm(keep_rows(x_BxLxD))
-        head = self.embed.attend if self.head is None else self.head
-        logits_BxLxV = head(x_BxLxD)
-        return logits_BxLxV.astype(jnp.float32)
+        return self.norm(keep_rows(x_BxLxD))
+
+    def head_DxV(self):
+        tied = self.head is None
+        weights = self.embed.embedding.T if tied else self.head.kernel
+        return jnp.asarray(weights, self.norm.dtype)
 
 
 def keep_rows(x_BxLxD):
@@ -111,11 +129,39 @@ def keep_rows(x_BxLxD):
     return jax.lax.with_sharding_constraint(x_BxLxD, PartitionSpec(mesh.axis_names))
 
 
-def attend(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK):
-    """Causal attention, its scores in float32.
+def by_rows(fn, *arrays, shared=()):
+    """`fn` of arrays and what is shared; on a mesh each device does its own rows."""
+    mesh = get_abstract_mesh()
+    if mesh.empty:
+        return fn(*arrays, *shared)
+    rows = PartitionSpec(mesh.axis_names)
+    specs = *(rows for _ in arrays), *(PartitionSpec() for _ in shared)
+    sharded = jax.shard_map(fn, in_specs=specs, out_specs=rows, check_vma=False)
+    return sharded(*arrays, *shared)
 
-    Written out, as on a CPU it takes less time than `jax.nn.dot_product_attention`.
-    """
+
+def attention_kernel(name: str) -> str:
+    """The name, or for auto that of this machine's accelerator."""
+    if name != "auto":
+        return name
+    return {"tpu": "splash", "gpu": "cudnn"}.get(jax.default_backend(), "written_out")
+
+
+def attend(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, kernel="written_out"):
+    """Causal attention, its scores in float32; what a kernel refuses is written out."""
+    arrays = q_BxHxLxK, k_BxHxLxK, v_BxHxLxK
+    if kernel == "written_out":
+        return written_out(*arrays)
+    try:
+        return by_rows(KERNELS[kernel], *arrays)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        _say_once(f"Attention is written out, as {kernel} refuses: {reason}")
+        return written_out(*arrays)
+
+
+def written_out(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK):
+    """On a CPU it takes less time than `jax.nn.dot_product_attention`."""
     scores_BxHxLxM = jnp.einsum(
         "bhlk,bhmk->bhlm", q_BxHxLxK, k_BxHxLxK, preferred_element_type=jnp.float32
     )
@@ -124,6 +170,29 @@ def attend(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK):
     scores_BxHxLxM = jnp.where(seen_LxM, scores_BxHxLxM * width**-0.5, -jnp.inf)
     weights_BxHxLxM = jax.nn.softmax(scores_BxHxLxM).astype(v_BxHxLxK.dtype)
     return jnp.einsum("bhlm,bhmk->bhlk", weights_BxHxLxM, v_BxHxLxK)
+
+
+def cudnn(*qkv_BxHxLxK):
+    """For GPUs, in bfloat16."""
+    q_BxLxHxK, k_BxLxHxK, v_BxLxHxK = (x.swapaxes(1, 2) for x in qkv_BxHxLxK)
+    return jax.nn.dot_product_attention(
+        q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, is_causal=True, implementation="cudnn"
+    ).swapaxes(1, 2)
+
+
+def splash(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK):
+    """For TPUs, in Pallas; lengths are multiples of 128."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as sa
+
+    heads, length, width = q_BxHxLxK.shape[1:]
+    mask = sa.MultiHeadMask([sa.CausalMask((length, length))] * heads)
+    sizes = sa.BlockSizes(*[math.gcd(length, 512)] * 8)
+    kernel = sa.make_splash_mha_single_device(mask, block_sizes=sizes)
+    return jax.vmap(kernel)(q_BxHxLxK * width**-0.5, k_BxHxLxK, v_BxHxLxK)
+
+
+KERNELS = {"cudnn": cudnn, "splash": splash}
+_say_once = functools.cache(say)
 
 
 def rotate(x_BxHxLxK):
@@ -145,10 +214,9 @@ def compute_dtype(config: ModelConfig):
     return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
 
 
-def graph(config: ModelConfig, remat: bool = False):
-    """The model without its weights, for `next_byte_loss`."""
-    model = nnx.eval_shape(lambda: GPT(config, nnx.Rngs(0), remat=remat))
-    return nnx.graphdef(model)
+def graph(config: ModelConfig, **how):
+    """The model without its weights, for `next_byte_loss`; `how` is GPT's."""
+    return nnx.graphdef(nnx.eval_shape(lambda: GPT(config, nnx.Rngs(0), **how)))
 
 
 def init_params(config: ModelConfig, seed) -> dict:
@@ -162,9 +230,71 @@ def logits(graphdef, params, tokens_BxL):
 
 def next_byte_loss(graphdef, params, tokens_BxM):
     """Mean cross-entropy in nats of each byte given those before it; M is L + 1."""
-    logits_BxLxV = logits(graphdef, params, tokens_BxM[:, :-1])
-    picked = jnp.take_along_axis(logits_BxLxV, tokens_BxM[:, 1:, None], axis=-1)
-    return jnp.mean(jax.nn.logsumexp(logits_BxLxV, axis=-1) - picked[..., 0])
+    gpt = nnx.merge(graphdef, params)
+    x_BxLxD, head_DxV = gpt.features(tokens_BxM[:, :-1]), gpt.head_DxV()
+    mesh = get_abstract_mesh()
+    tokens = math.prod(x_BxLxD.shape[:2]) // (1 if mesh.empty else mesh.size)
+    logits = tokens * head_DxV.shape[1]
+    if logits <= PART:
+        return cross_entropy(x_BxLxD, tokens_BxM[:, 1:], head_DxV)
+    parts = next(n for n in range(-(-logits // PART), tokens + 1) if tokens % n == 0)
+
+    def loss_of_rows(x_BxLxD, targets_BxL, head_DxV):
+        x_PxNxD = x_BxLxD.reshape(parts, -1, x_BxLxD.shape[-1])
+        targets_PxN = targets_BxL.reshape(parts, -1)
+        return cross_entropy_in_parts(x_PxNxD, targets_PxN, head_DxV)[None]
+
+    rows = x_BxLxD, tokens_BxM[:, 1:]
+    return by_rows(loss_of_rows, *rows, shared=(head_DxV,)).mean()
+
+
+def cross_entropy(x_xD, targets_x, head_DxV):
+    logits_xV = (x_xD @ head_DxV).astype(jnp.float32)
+    picked_x = jnp.take_along_axis(logits_xV, targets_x[..., None], axis=-1)[..., 0]
+    return jnp.mean(jax.nn.logsumexp(logits_xV, axis=-1) - picked_x)
+
+
+@jax.custom_vjp
+def cross_entropy_in_parts(x_PxNxD, targets_PxN, head_DxV):
+    """`cross_entropy`, its logits made a part at a time, each once.
+
+    When gradients are wanted, those of a part are made while its logits are there.
+    """
+    parts = x_PxNxD, targets_PxN
+    return jax.lax.map(lambda part: cross_entropy(*part, head_DxV), parts).mean()
+
+
+def _loss_and_gradients(x_PxNxD, targets_PxN, head_DxV):
+    def step(total_DxV, part):
+        loss, (x_NxD, new_DxV) = jax.value_and_grad(cross_entropy, (0, 2))(
+            *part, head_DxV
+        )
+        return total_DxV + new_DxV, (loss, x_NxD)
+
+    zeros_DxV = jnp.zeros(head_DxV.shape, jnp.float32)
+    parts = x_PxNxD, targets_PxN
+    total_DxV, (losses_P, x_PxNxD) = jax.lax.scan(step, zeros_DxV, parts)
+    count = len(losses_P)
+    return losses_P.mean(), (
+        x_PxNxD / count,
+        (total_DxV / count).astype(head_DxV.dtype),
+    )
+
+
+def _scale_gradients(gradients, scale):
+    x_PxNxD, head_DxV = (x * scale.astype(x.dtype) for x in gradients)
+    return x_PxNxD, None, head_DxV
+
+
+cross_entropy_in_parts.defvjp(_loss_and_gradients, _scale_gradients)
+
+
+def step_flops(config: ModelConfig, params, batch: int, length: int) -> float:
+    """6 for each number in a matrix and token, and 12 for each pair in attention."""
+    matrices = sum(x.size for x in jax.tree.leaves(params) if x.ndim > 1)
+    matrices -= 0 if config.tied else config.vocabulary * config.width  # embedding
+    attention = 12 * config.depth * config.width * length
+    return batch * length * (6.0 * matrices + attention)
 
 
 def _linear(inputs, outputs, dtype, rngs, init=_INIT):

@@ -110,8 +110,11 @@ def read_evaluations(folder: Path) -> list[Line]:
 class Printer:
     """Prints how a run goes, in lines that fit a narrow terminal."""
 
-    def __init__(self, step: int, steps: int, tokens_per_step: int):
+    def __init__(
+        self, step: int, steps: int, tokens_per_step: int, least_seconds: float
+    ):
         self._steps, self._tokens = steps, tokens_per_step
+        self._least_seconds = least_seconds  # of a step, at the devices' peak; 0 unknown
         self._losses: list[float] = []
         self._printed_at, self._printed_step = time.monotonic(), step
 
@@ -124,9 +127,11 @@ class Printer:
         rate = (step - self._printed_step) / max(now - self._printed_at, 1e-9)
         loss = sum(self._losses) / len(self._losses)
         minutes, seconds = divmod(round((self._steps - step) / rate), 60)
+        mfu = self._least_seconds * rate
+        estimate = f"MFU about {mfu:.0%}  " if mfu else ""
         say(
             f"{step}/{self._steps}  loss {loss:.4f}  lr {line['lr']:.1e}  "
-            f"{line['phase']:8}  {rate * self._tokens:,.0f} tokens/s  "
+            f"{line['phase']:8}  {rate * self._tokens:,.0f} tokens/s  {estimate}"
             f"ETA {minutes}:{seconds:02d}"
         )
         self._losses, self._printed_at, self._printed_step = [], now, step

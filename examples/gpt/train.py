@@ -109,7 +109,8 @@ def train(run: Run, trainer: Trainer, text: Text, state: State) -> None:
     train_step = introduce(run, trainer, text, step)
     validation = place_validation(trainer, config, text)
     batches = training_batches(text, config.data, config.seed, step)
-    with Signals() as signals, Recorder(run, text, step) as recorder, Profile(run) as p:
+    recorder = Recorder(run, text, step, trainer.least_seconds(config))
+    with Signals() as signals, recorder, Profile(run) as p:
         while step < config.steps:
             p.before(step, state)
             batch = trainer.place(next(batches))
@@ -182,12 +183,12 @@ class Profile(ExitStack):
 class Recorder:
     """Writes and prints the metrics of a run, each step's while the next one runs."""
 
-    def __init__(self, run: Run, text: Text, step: int):
+    def __init__(self, run: Run, text: Text, step: int, least_seconds: float):
         self._run, self._config, self._step = run, run.config, step
         self._bytes_per_token = text.bytes_per_token
         tokens = run.config.data.batch_size * run.config.data.sequence_length
         self._metrics = Metrics(run.folder, step, run.config.loop.tensorboard)
-        self._printer = Printer(step, run.config.steps, tokens)
+        self._printer = Printer(step, run.config.steps, tokens, least_seconds)
         self._running: dict[str, Any] | None = None
         self._recent, self._skipped = self._metrics.last_losses, 0
 

@@ -20,6 +20,7 @@ from jax.sharding import (
 
 from . import model, optimizer
 from .config import Config, LoopConfig, ModelConfig, OptimizerConfig, require
+from .peaks import peak_of
 
 State = dict[str, Any]  # step, params, opt_state
 
@@ -38,10 +39,12 @@ class Trainer:
         self.mesh = jax.make_mesh(
             (len(devices),), ("data",), (AxisType.Auto,), devices=devices
         )
-        self.config, self.graphdef = config, model.graph(model_config, loop.remat)
-        self.accumulate = loop.accumulate
+        self.config, self.accumulate = config, loop.accumulate
+        self.graphdef = model.graph(
+            model_config, remat=loop.remat, attention=loop.attention
+        )
         abstract = jax.eval_shape(functools.partial(self._init, model_config), 0)
-        self.shardings = jax.tree.map(self._shard_largest_axis, abstract)
+        self.shardings = jax.tree.map(self._shard_first_axis, abstract)
         self.abstract: State = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             abstract,
@@ -60,7 +63,7 @@ class Trainer:
             functools.partial(optimizer.weights_to_evaluate, config),
             static_argnames="which",
         )
-        self.evaluate = _shared_evaluation(model_config, self.mesh)
+        self.evaluate = _shared_evaluation(model_config, loop.attention, self.mesh)
 
     def place(self, rows: np.ndarray, axis: int = 0) -> jax.Array:
         """This process's rows of a batch as a part of the global array."""
@@ -68,6 +71,13 @@ class Trainer:
         return jax.make_array_from_process_local_data(
             NamedSharding(self.mesh, spec), rows
         )
+
+    def least_seconds(self, config: Config) -> float:
+        """A step at the peak of these devices; 0 where that is not known."""
+        batch, length = config.data.batch_size, config.data.sequence_length
+        flops = model.step_flops(config.model, self.abstract["params"], batch, length)
+        peak = peak_of(self.mesh.devices.flat[0])
+        return flops / peak.flops / self.mesh.size if peak else 0.0
 
     def _init(self, model_config: ModelConfig, seed) -> State:
         params = model.init_params(model_config, seed)
@@ -111,20 +121,22 @@ class Trainer:
         new = {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
         return new, metrics
 
-    def _shard_largest_axis(self, x) -> NamedSharding:
-        """FSDP: the largest axis that the devices divide is split among them."""
+    def _shard_first_axis(self, x) -> NamedSharding:
+        """FSDP: the first axis that the devices divide is split among them.
+
+        Gradients come summed and split by their first axis; on GPUs, state that is
+        split by another is copied at each step.
+        """
         devices = self.mesh.size
         axes = [i for i in range(x.ndim) if x.shape[i] and x.shape[i] % devices == 0]
-        if not axes:
-            return NamedSharding(self.mesh, PartitionSpec())
-        largest = max(axes, key=lambda i: x.shape[i])
-        return NamedSharding(self.mesh, PartitionSpec(*[None] * largest, "data"))
+        spec = [*[None] * axes[0], "data"] if axes else []
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
 
 
 @functools.lru_cache
-def _shared_evaluation(model_config: ModelConfig, mesh: Mesh):
+def _shared_evaluation(model_config: ModelConfig, attention: str, mesh: Mesh):
     """The compiled mean loss of weights over batches, for all runs of a model."""
-    graphdef = model.graph(model_config)
+    graphdef = model.graph(model_config, attention=attention)
 
     def evaluate(params, tokens_NxBxM):
         batch_loss = functools.partial(model.next_byte_loss, graphdef, params)
@@ -141,6 +153,7 @@ def make_trainer(config: Config) -> Trainer:
         devices=config.loop.devices,
         remat=config.loop.remat,
         accumulate=config.loop.accumulate,
+        attention=config.loop.attention,
     )
     trainer = _shared_trainer(config.model, optimizer_config, loop)
     require(

@@ -1,15 +1,21 @@
-"""A GPT-2-small train step, compiled for 4, 16 and 256 TPU chips without a TPU.
+"""A GPT-2-small train step, compiled for TPUs or H100s without one, and its roofline.
 
     pip install libtpu
-    python -m benchmarks.tpu_program
+    python -m benchmarks.step_program
+    pip install jax-cuda13-plugin jax-cuda13-pjrt nvidia-cudnn-cu13  # of jax's version
+    python -m benchmarks.step_program --target h100 --layouts 1 1 1 8
 
 The model is that of `examples/gpt` with GPT-2-small's width, depth and heads, in
-bfloat16 with float32 params; its vocabulary is bytes. Each row is one program: whether
-it fits, what it needs of each chip, and its collectives.
+bfloat16 with float32 params. Each row is one program: whether it fits, what it needs of
+each chip, and how long that would take at the peaks of `examples/gpt/peaks.py`: flops,
+bytes and collectives, each alone. MFU is the model's flops over the longest of the
+three: an estimate from above, nothing was run.
 """
 
 import math
+import re
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +27,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax_wsd
 from examples.gpt import model
 from examples.gpt.config import ModelConfig
+from examples.gpt.peaks import PEAKS
 
-from .programs import figures, print_row, print_table, tpu_devices, versions
+from .programs import figures, print_row, print_table, target_devices, versions
 
 RATE = 1e-3
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
@@ -52,18 +59,14 @@ def train_step(graphdef, tx):
 
 
 def sharding_of(x, mesh: Mesh) -> NamedSharding:
-    """The largest axis that the mesh's last one divides is split over it."""
+    """As in the example, over the mesh's last axis: the first that divides is split."""
     parts = mesh.shape["fsdp"]
-    spec: list[str | None] = [None] * x.ndim
-    axes = [i for i in range(x.ndim) if x.shape[i] % parts == 0]
-    if axes:
-        spec[max(axes, key=lambda i: x.shape[i])] = "fsdp"
+    axis = next((i for i in range(x.ndim) if x.shape[i] % parts == 0), None)
+    spec = [] if axis is None else [*[None] * axis, "fsdp"]
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def compile_step(
-    config: ModelConfig, tx, mesh: Mesh, *, batch: int, length: int, remat: bool
-):
+def compile_step(config: ModelConfig, tx, mesh: Mesh, *, batch, length, **how):
     def sharded(tree):
         return jax.tree.map(lambda x: x.update(sharding=sharding_of(x, mesh)), tree)
 
@@ -73,7 +76,7 @@ def compile_step(
     tokens = jax.ShapeDtypeStruct((batch, length + 1), jnp.int32, sharding=rows)
     shardings = jax.tree.map(lambda x: x.sharding, (params, state))
     step = jax.jit(
-        train_step(model.graph(config, remat), tx),
+        train_step(model.graph(config, **how), tx),
         donate_argnums=(0, 1),
         out_shardings=(*shardings, NamedSharding(mesh, PartitionSpec())),
     )
@@ -82,69 +85,92 @@ def compile_step(
 
 
 def main(
-    generation: str = "v5e",
+    target: Literal["v5e", "v6e", "v5p", "h100"] = "v5e",
     layouts: tuple[tuple[int, int], ...] = ((1, 4), (1, 16), (4, 4), (16, 16)),
     batch_per_chip: int = 8,
     length: int = 1024,
+    vocabulary: int = 256,
     width: int = 768,
     depth: int = 12,
     heads: int = 12,
+    attention: Literal["auto", "written_out"] = "auto",
     remat: bool = False,
     optimizers: tuple[str, ...] = (),
 ) -> None:
     """Prints the table.
 
     Args:
-        generation: v5e, v6e or v5p.
+        target: The accelerator.
         layouts: Chips over which only the batch is split, times chips over which
             params and state are split too.
         batch_per_chip: Sequences in a step on each chip.
-        length: Bytes in a sequence.
+        length: Tokens in a sequence.
+        vocabulary: Tokens there are; 256 are bytes.
         width: Width of the model.
         depth: Its blocks.
         heads: Heads in each.
+        attention: The accelerator's kernel, or none.
         remat: Recompute activations in the backward pass.
         optimizers: Names of those to compile with; default: all.
     """
     config = ModelConfig(
-        width=width, depth=depth, heads=heads, compute_dtype="bfloat16"
+        vocabulary=vocabulary,
+        width=width,
+        depth=depth,
+        heads=heads,
+        compute_dtype="bfloat16",
     )
-    print(versions("flax", "libtpu"))
-    header = (
-        "chips,data x fsdp,optimizer,fits,GiB,state MiB,Tflop,arrays in collectives,MiB"
-    )
-    print_table(header.split(","), [])
+    kernel = "cudnn" if target == "h100" else "splash"
+    how = {"attention": kernel if attention == "auto" else attention, "remat": remat}
     for layout in layouts:
         number = math.prod(layout)
-        devices = np.array(tpu_devices(generation, number)).reshape(layout)
+        devices = np.array(target_devices(target, number)).reshape(layout)
         mesh = Mesh(devices, ("data", "fsdp"))
+        if layout == layouts[0]:
+            print(versions("flax", "libtpu", "jax-cuda13-plugin"))
+            print_table(HEADER.split(","), [])
         for name in optimizers or OPTIMIZERS:
-            cells = compiled_cells(
-                config,
-                OPTIMIZERS[name](),
-                mesh,
-                batch=batch_per_chip * number,
-                length=length,
-                remat=remat,
-            )
+            rows = {"batch": batch_per_chip * number, "length": length}
+            cells = compiled_cells(config, OPTIMIZERS[name](), mesh, **rows, **how)
             print_row([f"{number}", "{} x {}".format(*layout), name, *cells])
 
 
-def compiled_cells(config, tx, mesh: Mesh, **how) -> list[str]:
+HEADER = (
+    "chips,data x fsdp,optimizer,fits,peak GiB,temporary GiB,state MiB,Tflop,GB,"
+    "arrays in collectives,MiB,kernels,copied MiB,ms: flops,bytes,links,MFU below"
+)
+
+
+def compiled_cells(config, tx, mesh: Mesh, *, batch, length, **how) -> list[str]:
     try:
-        compiled = compile_step(config, tx, mesh, **how)
+        compiled = compile_step(config, tx, mesh, batch=batch, length=length, **how)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return ["no", "", "", "", "", ""]
-    cost = figures(compiled)
+        used = re.search(r"Used ([\d.]+)G", str(error))
+        return ["no", used[1] if used else "", *[""] * 12]
+    cost, peak = figures(compiled), PEAKS[mesh.devices.flat[0].device_kind]
+    params = jax.eval_shape(lambda: model.init_params(config, 0))
+    useful = model.step_flops(config, params, batch, length) / mesh.size
+    # The compiler does not count what is inside of an attention kernel.
+    times = (
+        max(useful, cost.flops) / peak.flops,
+        cost.bytes_accessed / peak.bandwidth,
+        cost.collective_bytes / peak.link,
+    )
     return [
-        "yes",
+        "yes" if cost.peak_bytes < peak.memory else "no",
         f"{cost.peak_bytes / 2**30:.2f}",
+        f"{cost.temporary_bytes / 2**30:.2f}",
         f"{cost.argument_bytes / 2**20:.0f}",
         f"{cost.flops / 1e12:.2f}",
+        f"{cost.bytes_accessed / 1e9:.1f}",
         ", ".join(f"{n} {kind}" for kind, n in sorted(cost.collectives.items())),
         f"{cost.collective_bytes / 2**20:.0f}",
+        f"{cost.kernels}",
+        f"{cost.copied_bytes / 2**20:.0f}",
+        *(f"{1e3 * time:.1f}" for time in times),
+        f"{useful / peak.flops / max(times):.0%}",
     ]
 
 

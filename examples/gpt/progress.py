@@ -114,7 +114,9 @@ class Printer:
         self, step: int, steps: int, tokens_per_step: int, least_seconds: float
     ):
         self._steps, self._tokens = steps, tokens_per_step
-        self._least_seconds = least_seconds  # of a step, at the devices' peak; 0 unknown
+        self._least_seconds = (
+            least_seconds  # of a step, at the devices' peak; 0 unknown
+        )
         self._losses: list[float] = []
         self._printed_at, self._printed_step = time.monotonic(), step
 

@@ -68,7 +68,7 @@ def figures(compiled: Any) -> Figures:
     if not cost:  # a GPU's compiler does not answer
         (module,) = compiled.runtime_executable().hlo_modules()
         client = jax.devices("cpu")[0].client
-        cost = jaxlib._jax.hlo_module_cost_analysis(client, module)
+        cost = jaxlib._jax.hlo_module_cost_analysis(client, module)  # pyright: ignore
     arguments = memory.argument_size_in_bytes
     temporaries = memory.temp_size_in_bytes
     fresh_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes

@@ -113,8 +113,8 @@ class GPT(nnx.Module):
         return self.norm(keep_rows(x_BxLxD))
 
     def head_DxV(self):
-        tied = self.head is None
-        weights = self.embed.embedding.T if tied else self.head.kernel
+        head = self.head
+        weights = self.embed.embedding.T if head is None else head.kernel
         return jnp.asarray(weights, self.norm.dtype)
 
 
@@ -186,7 +186,7 @@ def splash(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK):
 
     heads, length, width = q_BxHxLxK.shape[1:]
     mask = sa.MultiHeadMask([sa.CausalMask((length, length))] * heads)
-    sizes = sa.BlockSizes(*[math.gcd(length, 512)] * 8)
+    sizes = sa.BlockSizes(*[math.gcd(length, 512)] * 8)  # pyright: ignore
     kernel = sa.make_splash_mha_single_device(mask, block_sizes=sizes)
     return jax.vmap(kernel)(q_BxHxLxK * width**-0.5, k_BxHxLxK, v_BxHxLxK)
 
@@ -261,7 +261,9 @@ def cross_entropy_in_parts(x_PxNxD, targets_PxN, head_DxV):
     When gradients are wanted, those of a part are made while its logits are there.
     """
     parts = x_PxNxD, targets_PxN
-    return jax.lax.map(lambda part: cross_entropy(*part, head_DxV), parts).mean()
+    return jax.lax.map(
+        lambda part: cross_entropy(part[0], part[1], head_DxV), parts
+    ).mean()
 
 
 def _loss_and_gradients(x_PxNxD, targets_PxN, head_DxV):

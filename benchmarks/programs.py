@@ -59,7 +59,7 @@ class Figures:
     peak_bytes: int  # arguments, outputs that are not arguments, temporaries
     collectives: Counter[str]  # arrays that go through each kind, however combined
     collective_bytes: int  # of what comes out of them
-    kernels: int  # in the text, once where one is in a loop
+    kernels: int  # in the text, once where one is in a loop; 0 if it is unreadable
     copied_bytes: int  # of the arrays over 1 MiB that kernels only copy
 
 
@@ -72,7 +72,10 @@ def figures(compiled: Any) -> Figures:
     arguments = memory.argument_size_in_bytes
     temporaries = memory.temp_size_in_bytes
     fresh_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    text = compiled.as_text()
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # as of some for v6e: jaxlib cannot read them
+        text = ""
     collectives, kernels = list(_collectives(text)), list(_kernels(text))
     copied = [size for name, size in kernels if "copy" in name and size > 2**20]
     return Figures(

@@ -158,6 +158,12 @@ def compiled_cells(config, tx, mesh: Mesh, *, batch, length, **how) -> list[str]
         cost.bytes_accessed / peak.bandwidth,
         cost.collective_bytes / peak.link,
     )
+    in_the_text = (
+        ", ".join(f"{n} {kind}" for kind, n in sorted(cost.collectives.items())),
+        f"{cost.collective_bytes / 2**20:.0f}",
+        f"{cost.kernels}",
+        f"{cost.copied_bytes / 2**20:.0f}",
+    )
     return [
         "yes" if cost.peak_bytes < peak.memory else "no",
         f"{cost.peak_bytes / 2**30:.2f}",
@@ -165,10 +171,7 @@ def compiled_cells(config, tx, mesh: Mesh, *, batch, length, **how) -> list[str]
         f"{cost.argument_bytes / 2**20:.0f}",
         f"{cost.flops / 1e12:.2f}",
         f"{cost.bytes_accessed / 1e9:.1f}",
-        ", ".join(f"{n} {kind}" for kind, n in sorted(cost.collectives.items())),
-        f"{cost.collective_bytes / 2**20:.0f}",
-        f"{cost.kernels}",
-        f"{cost.copied_bytes / 2**20:.0f}",
+        *(in_the_text if cost.kernels else "????"),
         *(f"{1e3 * time:.1f}" for time in times),
         f"{useful / peak.flops / max(times):.0%}",
     ]

@@ -123,9 +123,11 @@ def compile_step(tx, params):
     """The program for params that may be abstract, and its bytes of state."""
     state = jax.eval_shape(tx.init, params)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    shardings = None
     if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
         state = jax.tree.map(lambda x: as_params_are(x, params), state)
-    step = jax.jit(step_of(tx), donate_argnums=(0, 1))
+        shardings = jax.tree.map(lambda x: x.sharding, (params, state))
+    step = jax.jit(step_of(tx), donate_argnums=(0, 1), out_shardings=shardings)
     return step.lower(params, state, params).compile(), size
 
 
@@ -203,7 +205,8 @@ def compiled_rows(cases: dict[str, Case], target: str, chips: int, dtype):
         base = accessed if name == BASE else base
         state = state_bytes / count / chips
         floor = 3 * dtype.itemsize + 2 * state
-        at_once = case.every == 1 or cost.copied_bytes > 0  # copies are at every step
+        # Temporaries are copies that a program makes at every step.
+        at_once = case.every == 1 or cost.temporary_bytes > 2**20
         mean = accessed if at_once else base + (accessed - base) / case.every
         rows.append(
             [

@@ -168,18 +168,17 @@ def start_cooldown(
         check_float("end_scale", end_scale, at_least=0, at_most=1)
 
     def start(state):
-        now = get_scalar(state.cooldown_count)
-        age = now - get_scalar(state.cooldown_start)
+        now = state.cooldown_count
+        age = now - state.cooldown_start
         least = 0 if is_traced(now) else int(jnp.max(now))
-        shape_start, own_end = jnp.moveaxis(get_scalar(state.cooldown_drop), -1, 0)
-        first, reached, is_same = now, get_scalar(state.cooldown_from), False
+        shape_start, own_end = jnp.moveaxis(state.cooldown_drop, -1, 0)
+        first, reached, is_same = now, state.cooldown_from, False
         if start_step is None:
             # Before its first update a cooldown has not moved from where it starts.
-            reached = jnp.where(age > 0, get_scalar(state.cooldown_scale), reached)
-            is_same = (age >= 0) & (get_scalar(state.cooldown_steps) == cooldown_steps)
+            reached = jnp.where(age > 0, state.cooldown_scale, reached)
+            is_same = (age >= 0) & (state.cooldown_steps == cooldown_steps)
             if end_scale is not None:
-                chosen = jnp.asarray(end_scale, reached.dtype)
-                is_same &= get_scalar(state.cooldown_end) == chosen
+                is_same &= state.cooldown_end == jnp.asarray(end_scale, reached.dtype)
         else:
             check_int("start_step", start_step, at_least=least)
             first, reached = jnp.asarray(start_step, jnp.int32), 1.0
@@ -192,8 +191,7 @@ def start_cooldown(
             "cooldown_end": -1 if end_scale is None else end_scale,
             "cooldown_scale": scale,
         }
-        old = {name: get_scalar(getattr(state, name)) for name in values}
-        return {name: jnp.where(is_same, old[name], values[name]) for name in values}
+        return {n: jnp.where(is_same, getattr(state, n), values[n]) for n in values}
 
     return _change(opt_state, which, start)
 
@@ -264,12 +262,13 @@ def _find(opt_state, which):
 
 
 def _change(opt_state, which, values_of):
-    """The cooldowns of a state with new values in their scalar fields."""
+    """The state with new values in its cooldowns, computed from their plain arrays."""
     _find(opt_state, which)
 
     def change(state):
-        values = values_of(state).items()
-        new = {name: set_scalar(getattr(state, name), value) for name, value in values}
-        return state._replace(**new)
+        values = values_of(ScaleByCooldownState(*map(get_scalar, state)))
+        return state._replace(
+            **{name: set_scalar(getattr(state, name), values[name]) for name in values}
+        )
 
     return map_states(change, opt_state, ScaleByCooldownState, which=which)

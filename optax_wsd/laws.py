@@ -419,23 +419,20 @@ def best_cooldown(
         check(total_steps - lengths[-1] >= len(trunk), "total_steps", total_steps, need)
         ends = np.full_like(lengths, total_steps)
 
-    def rates_of(length, end):
+    def run(length, end):
         stable = np.full(end - length - len(trunk), trunk[-1])
         # One array size for all lengths, so that JAX compiles the shape once.
         m = shapes.multiplier(shape, np.arange(lengths[-1]), length)[:length]
         cooldown = end_value + (trunk[-1] - end_value) * np.asarray(m, np.float64)
-        return np.concatenate([trunk, stable, cooldown])
+        return np.concatenate([trunk, stable, cooldown]), end
 
-    def loss(length, end):
-        return law.predict(rates_of(length, end), end)
-
-    pairs = [(rates_of(n, end), end) for n, end in zip(lengths, ends, strict=True)]
-    low, high = np.array([law.predict_interval(*pair) for pair in pairs]).T
+    runs = map(run, lengths, ends)
+    low, high = np.array([law.predict_interval(*each) for each in runs]).T
     losses, widths = (low + high) / 2, (high - low) / 2
     if total_steps is None:
         pays = [
-            all(losses[i] <= loss(shorter, ends[i]) for shorter in lengths[:i])
-            for i in range(lengths.size)
+            all(losses[i] <= law.predict(*run(n, end)) for n in lengths[:i])
+            for i, end in enumerate(ends)
         ]
         best = lengths[np.flatnonzero(pays)[-1]]
     else:

@@ -215,6 +215,18 @@ def test_low_precision_params_lose_nothing_in_10_000_steps(dtype):
     np.testing.assert_array_equal(x, exact.astype(dtype))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_low_precision_params_are_the_rounding_of_y_at_every_step(dtype):
+    """An update goes from where the params are, so that no rounding adds up."""
+    tx = optax_wsd.schedule_free_sgd(1e-3)
+    params = jnp.asarray([1.0, -0.3, 7.0], dtype)
+    state, step = tx.init(params), jax.jit(tx.update)
+    for k in range(20):
+        updates, state = step(jnp.sin(k + jnp.arange(3.0)).astype(dtype), state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_array_equal(params, state.schedule_free_y.astype(dtype))
+
+
 @pytest.mark.parametrize("b1", [0.0, 0.3, 0.5, 0.98])
 def test_100_000_float32_steps_stay_within_1e_4_of_float64(b1):
     steps, dim = 100_000, 16

@@ -21,6 +21,7 @@ from ._schedule_free import (
 )
 from ._schedules import (
     cooldown_schedule,
+    growing_b1_schedule,
     infinite_schedule,
     inverse_power_schedule,
     multistep_schedule,
@@ -38,6 +39,7 @@ __all__ = [
     "eval_params",
     "gamma_from_half_life",
     "gamma_from_width",
+    "growing_b1_schedule",
     "infinite_schedule",
     "inverse_power_schedule",
     "laws",

@@ -309,6 +309,50 @@ def inverse_power_schedule(
     return schedule
 
 
+def growing_b1_schedule(offset_steps: jax.typing.ArrayLike = 20) -> optax.Schedule:
+    """b1 of schedule-free training for every length: 1 - b1 falls as 1/sqrt(t).
+
+        b1 = 1 - sqrt(offset / (step + offset)):   0 at step 0, 0.9 at 99 offset
+
+    Why: with a constant rate lr, d_i the direction of update i and n updates done,
+
+        z = y_0 - lr sum of d_i,   x = y_0 - lr sum of (1 - i / n) d_i
+        y = y_0 - lr sum of (1 - b1 i / n) d_i
+
+    so that y, where gradients are taken, ends a run whose rate fell straight from lr to
+    (1 - b1) lr. A constant b1 holds that end at a constant rate, whose best value falls
+    with the length of the run; here it falls as the rate of `inverse_power_schedule`,
+    for all lengths at once.
+
+    Args:
+        offset_steps: Steps >= 1 until 1 - b1 is 0.7; from 10 to 40 all are good.
+
+    Returns:
+        A schedule, for `b1` of `schedule_free` and its relatives.
+
+    Raises:
+        ValueError: offset_steps is no whole number from 1.
+
+    Example:
+        >>> b1 = growing_b1_schedule()
+        >>> [round(float(b1(t)), 3) for t in (0, 60, 480, 1980, 50000)]
+        [0.0, 0.5, 0.8, 0.9, 0.98]
+
+    References:
+        Growing b1 by other rules: AMUSE, 2026, arXiv:2605.22432; ScheduleFree+, 2026,
+        arXiv:2605.19095. This one: benchmarks/README.md, claim 9.
+    """
+    check_int("offset_steps", offset_steps, at_least=1)
+
+    def schedule(step):
+        step = _int32(step).astype(float)
+        clock = step + offset_steps
+        # 1 - sqrt(offset / clock), without the cancellation at small steps.
+        return step / (clock + jnp.sqrt(clock * offset_steps))
+
+    return schedule
+
+
 def infinite_schedule(
     peak_value: jax.typing.ArrayLike,
     constant_value: jax.typing.ArrayLike,

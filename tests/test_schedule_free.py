@@ -463,6 +463,20 @@ def test_adam_is_debiased_from_the_first_update_on():
     np.testing.assert_allclose(updates, [-1, 1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("b1", [0.8, optax_wsd.growing_b1_schedule(3)])
+def test_y_is_the_end_of_a_rate_that_falls_to_1_minus_b1_of_it(b1):
+    """z, x and y as the sums of directions that `growing_b1_schedule` is made from."""
+    with jax.enable_x64(True):
+        tx = optax_wsd.schedule_free(optax.identity(), 0.1, b1=b1)
+        inputs = noise(STEPS)
+        got = trajectory(tx, jnp.zeros(8), jnp.asarray(inputs), lambda d, y: d)
+        now = [float(b1(n)) if callable(b1) else b1 for n in range(STEPS)]
+    age = np.tril(np.arange(STEPS) / np.arange(1, STEPS + 1)[:, None])
+    new = np.tril(np.ones((STEPS, STEPS)))
+    x, y = (-0.1 * (new - b * age) @ inputs for b in (1, np.array(now)[:, None]))
+    np.testing.assert_allclose(got[:, :2], np.stack([x, y], 1), rtol=0, atol=1e-12)
+
+
 def test_radam_refuses_a_b2_that_never_trains():
     with pytest.raises(ValueError, match="b2 must be a finite number > 0.6"):
         optax_wsd.schedule_free_radam(b2=0.5)

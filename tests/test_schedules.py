@@ -283,6 +283,14 @@ def test_inverse_power_is_its_formula(offset, exponent):
     np.testing.assert_allclose(schedule(np.array([0, 50])), [0, 0.05], rtol=1e-6)
 
 
+@pytest.mark.parametrize("offset", [1, 20, 1000])
+def test_growing_b1_is_its_formula_from_the_first_step_to_the_last(offset):
+    steps = np.array([0, 1, 2, 60, 1980, 10**6, LAST_STEP])
+    want = -np.expm1(0.5 * np.log(offset / (steps + float(offset))))
+    got = optax_wsd.growing_b1_schedule(offset)(steps)
+    np.testing.assert_allclose(got, want, rtol=4 * ULP)
+
+
 def test_infinite_falls_to_its_constant_and_stays():
     schedule = optax_wsd.infinite_schedule(
         1.0, 0.5, warmup_steps=10, transition_steps=20
@@ -318,6 +326,7 @@ SCHEDULES = {
     "inverse_power": lambda peak, n: optax_wsd.inverse_power_schedule(
         peak, warmup_steps=n, offset_steps=n
     ),
+    "growing_b1": lambda peak, n: optax_wsd.growing_b1_schedule(n),
     "infinite": lambda peak, n: optax_wsd.infinite_schedule(
         peak, peak / 2, warmup_steps=n, transition_steps=5 * n
     ),
@@ -458,6 +467,8 @@ REFUSALS = [
     ("inverse_power", INVERSE, dict(warmup_steps=0), "offset_steps must be at least 1"),
     ("inverse_power", INVERSE, dict(exponent=-0.5), "exponent must be"),
     ("inverse_power", INVERSE, dict(offset_steps=-1), "offset_steps must be"),
+    ("growing_b1", {}, dict(offset_steps=0), "offset_steps must be .* from 1"),
+    ("growing_b1", {}, dict(offset_steps=20.0), "offset_steps must be a whole number"),
     ("infinite", INFINITE, dict(constant_value=-1.0), "constant_value must be"),
     ("infinite", INFINITE, dict(transition_steps=0), "transition_steps must be"),
     ("cooldown", COOLDOWN, dict(schedule="cosine"), "schedule must be"),

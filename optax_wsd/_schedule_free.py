@@ -280,7 +280,8 @@ def schedule_free_adamw(
     Args:
         learning_rate: Rate >= 0 or schedule; 1 to 10 times that of AdamW.
         warmup_steps: As in `schedule_free_sgd`.
-        b1: As in `schedule_free_sgd`. 0.95 or 0.98 for long runs.
+        b1: As in `schedule_free_sgd`. The best constant grows with the run;
+            `growing_b1_schedule()` needs no length.
         b2: Decay of the second moment v, in [0, 1).
         eps: Added to the denominator, >= 0.
         weight_decay, mask: As in `schedule_free_sgd`.

@@ -314,6 +314,8 @@ def _optimizer(spec: Spec, rate) -> optax.GradientTransformation:
         adamw = optax.adamw(rate, **hyper, mask=_is_matrix)
         return optax.chain(optax.clip_by_global_norm(1.0), adamw)
     if spec["name"] == "schedule_free":
+        if "growing_b1" in hyper:
+            hyper["b1"] = optax_wsd.growing_b1_schedule(hyper.pop("growing_b1"))
         return optax_wsd.schedule_free_adamw(rate, **hyper, mask=_is_matrix)
     raise ValueError(f"no optimizer {spec['name']}")
 

@@ -40,10 +40,10 @@ CHOICES = [
         "after a cooldown",
     ),
     (
-        "nothing, and b1 can be tuned",
-        "`schedule_free_adamw`",
+        "nothing",
+        "`schedule_free_adamw(..., b1=growing_b1_schedule())`",
         9,
-        ("best schedule-free −",),
+        ("growing b1 − WSD 40 % at 2400", "growing b1 − linear to zero at 2400"),
         "BatchNorm cannot be estimated again",
     ),
     (

@@ -48,8 +48,10 @@ def describe_schedule(schedule: optax.Schedule, total_steps: int) -> str:
     check_int("total_steps", total_steps, at_least=1)
     check(total_steps <= MAX_STEP // 2, "total_steps", total_steps, "at most 2**30 - 1")
 
+    compiled = jax.jit(jax.vmap(schedule))
+
     def values(steps):
-        return np.asarray(jax.vmap(schedule)(np.asarray(steps, np.int32)), np.float64)
+        return np.asarray(compiled(np.asarray(steps, np.int32)), np.float64)
 
     def grid(start, end, size):
         return np.unique(np.linspace(start, end, size + 1, dtype=int))

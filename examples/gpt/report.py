@@ -4,12 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.lines import Line2D
-
 from optax_wsd.laws import Cooldowns
 
 from .progress import read_metrics, say
@@ -104,6 +98,9 @@ def _predicted(
 
 def draw(folder: Path, schedules: dict[str, str]) -> None:
     """Draws the validation loss of all runs against steps, the rates below."""
+    from matplotlib.lines import Line2D
+
+    plt = _pyplot()
     figure, (top, bottom) = plt.subplots(
         2, 1, sharex=True, figsize=(8, 5.6), height_ratios=(3, 1), layout="constrained"
     )
@@ -149,6 +146,7 @@ def draw_plan(trunk: Path, plan: Cooldowns, branches: Sequence[Path]) -> None:
     Each prediction has its own line from the trunk and a bar, its 90 % interval: they
     are alternatives, not one run.
     """
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
     losses = _curve(read_metrics(trunk), "val_loss")
     at = dict(zip(*losses, strict=True))
@@ -180,6 +178,16 @@ def draw_plan(trunk: Path, plan: Cooldowns, branches: Sequence[Path]) -> None:
     axes.grid(alpha=0.25)
     figure.savefig(trunk / "plan.png", dpi=180)
     plt.close(figure)
+
+
+def _pyplot():
+    """Matplotlib without a screen; here, as most commands start sooner without it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
 
 
 def _curve(lines: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

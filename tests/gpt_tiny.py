@@ -7,7 +7,6 @@ from unittest import mock
 
 import jax
 import numpy as np
-import pytest
 
 from examples.gpt.__main__ import main
 from examples.gpt.checkpoints import Checkpoints
@@ -29,14 +28,6 @@ TINY = (
     "--validation-sequences 16 --warmup-steps 3 --eval-every 4 --save-every 4 "
     "--snapshot-every 4 --log-every 4 --devices 1"
 ).split()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compile():
-    """Half the time to compile, for programs that run a few steps."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def write_text(folder: Path) -> Path:

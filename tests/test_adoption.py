@@ -60,6 +60,7 @@ EVERYTHING = optax.chain(
     optax_wsd.params_lawa(2, every=1),
     optax_wsd.params_ema(0.99999),
 )
+EVERYTHING = EVERYTHING._replace(update=jax.jit(EVERYTHING.update))
 
 
 @pytest.mark.parametrize("as_restored", [bare, lambda tree: tree], ids=["bare", "same"])

@@ -135,9 +135,9 @@ def test_multisteps_counts_real_updates():
     """Eight accumulated micro-steps are one step of the cooldown."""
     tx = optax.MultiSteps(optax.chain(optax.sgd(1.0), cooled(optax.identity())), 8)
     params = jnp.zeros(())
-    state = optax_wsd.start_cooldown(tx.init(params), 2)
+    state, update = optax_wsd.start_cooldown(tx.init(params), 2), jax.jit(tx.update)
     for _ in range(3 * 8):
-        updates, state = tx.update(jnp.ones(()), state, params)
+        updates, state = update(jnp.ones(()), state, params)
         params = optax.apply_updates(params, updates)
     first_two = 1 + float(shapes.one_minus_sqrt(0.5))
     assert float(params) == pytest.approx(-first_two, rel=1e-6)

@@ -5,7 +5,6 @@ import random
 import pytest
 
 from tests import gpt_faults as faults
-from tests.gpt_tiny import quick_compile  # noqa: F401
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ from tests.gpt_tiny import (
     TINY,
     assert_same,
     check_refused,
-    quick_compile,  # noqa: F401
     state_of,
     tiny_config,
     write_text,
@@ -49,6 +48,10 @@ def trunk(tmp_path_factory, text):
     folder = tmp_path_factory.mktemp("runs") / "trunk"
     assert main(["train", "--out", str(folder), *options(text, steps=12)]) == 0
     return folder
+
+
+QUICK = "jax_disable_most_optimizations"
+RARELY_SAVED = ["--save-every", "9999", "--snapshot-every", "9999"]
 
 
 def options(text: Path, steps: int) -> list[str]:
@@ -219,7 +222,7 @@ def test_compare_stopped_again_and_again_gives_the_same_report(
     compared, text, tmp_path, monkeypatch
 ):
     calls = itertools.count(1)
-    monkeypatch.setattr(Signals, "stop_at", lambda self, step: next(calls) % 7 == 0)
+    monkeypatch.setattr(Signals, "stop_at", lambda self, step: next(calls) % 13 == 0)
     codes = []
     while not codes or codes[-1] == 143:
         codes.append(main(compare_command(tmp_path / "compare", text)))
@@ -244,31 +247,49 @@ def test_a_second_signal_leaves_at_once(monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_and_says_how_to_go_on(text, tmp_path, number):
-    out = tmp_path / "run"
-    command = [
-        "train",
-        "--out",
-        str(out),
-        *options(text, 10**6),
-        "--save-every",
-        "9999",
-    ]
-    process = start(command)
-    wait_for(process, lambda: read_metrics(out))
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, stderr
+def save_at_end(text: Path, out: Path, steps: int = 10**6) -> list[str]:
+    return ["train", "--out", str(out), *options(text, steps), *RARELY_SAVED]
+
+
+def check_saved(out: Path, command: list[str], stdout: str) -> int:
+    """Asserts that a stopped run was saved, and says so; returns the step."""
     (step,) = map(int, re.findall(r"run is saved at step (\d+)\.", stdout))
     assert f"python -m examples.gpt {' '.join(command)}" in " ".join(stdout.split())
     assert Checkpoints(out / "checkpoints").steps()[-1] == step
     assert [m["step"] for m in read_metrics(out) if "loss" in m][-1] == step
+    return step
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_says_how_to_go_on(
+    text, tmp_path, number, monkeypatch, capsys
+):
+    stop_at = Signals.stop_at
+
+    def signal_at_step_3(self, step):
+        if step == 3:
+            signal.raise_signal(number)
+        return stop_at(self, step)
+
+    monkeypatch.setattr(Signals, "stop_at", signal_at_step_3)
+    command = save_at_end(text, tmp_path / "run", steps=12)
+    assert main(command) == 128 + number
+    assert check_saved(tmp_path / "run", command, capsys.readouterr().out) == 3
+
+
+def test_ctrl_c_in_a_process_saves(text, tmp_path):
+    command = save_at_end(text, tmp_path / "run")
+    process = start(command)
+    wait_for(process, lambda: read_metrics(tmp_path / "run"))
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT, stderr
+    check_saved(tmp_path / "run", command, stdout)
 
 
 def test_a_closed_pipe_saves(text, tmp_path):
     out = tmp_path / "run"
-    process = start(["train", "--out", str(out), *options(text, 10**6)])
+    process = start(save_at_end(text, out))
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(120) == 128 + signal.SIGPIPE
@@ -455,15 +476,14 @@ def test_two_four_and_one_processes_go_on_as_one_would(text, tmp_path):
     (step,) = map(int, re.findall(r"run is saved at step (\d+)\.", outputs[0][0]))
     assert Checkpoints(out / "checkpoints").steps()[-1] == step
     assert "run is saved" not in outputs[1][0]
-    four = start_together(4, out, text, steps=step + 40)
+    four = start_together(4, out, text, steps=step + 16)
     outputs = [process.communicate(timeout=240) for process in four]
     assert [process.returncode for process in four] == [0] * 4, outputs
-    assert f"from step {step} to {step + 40}" in outputs[0][0]
-    steps = options(text, step + 48)
-    assert main(["train", "--out", str(out), *steps]) == 0
-    assert main(["train", "--out", str(alone), *steps]) == 0
+    assert f"from step {step} to {step + 16}" in outputs[0][0]
+    assert main(save_at_end(text, out, step + 24)) == 0
+    assert main(save_at_end(text, alone, step + 24)) == 0
     one, many = losses_of(alone), losses_of(out)
-    assert max(one) == step + 48 >= 60
+    assert max(one) == step + 24 and len(one) >= 9
     assert all(abs(loss - many[step]) < 1e-5 for step, loss in one.items())
 
 
@@ -486,10 +506,15 @@ def start_together(count: int, out: Path, text: Path, steps: int, more=lambda i:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = ["train", "--out", str(out), "--distributed", *options(text, steps)]
     return [
         start(
-            [*command, "--devices", "0", *more(i)],
+            [
+                *save_at_end(text, out, steps),
+                "--distributed",
+                "--devices",
+                "0",
+                *more(i),
+            ],
             JAX_COORDINATOR_ADDRESS=address,
             JAX_NUM_PROCESSES=str(count),
             JAX_PROCESS_ID=str(i),
@@ -503,7 +528,7 @@ def start(command: list[str], **variables: str) -> subprocess.Popen:
     # As this process, so that both compute the same bits.
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(jax.config.read(QUICK)),
         **variables,
     }
     return subprocess.Popen(

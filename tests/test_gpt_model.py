@@ -11,7 +11,6 @@ from flax import nnx
 
 from examples.gpt import model
 from examples.gpt.config import ModelConfig, UserError
-from tests.gpt_tiny import quick_compile  # noqa: F401
 
 CONFIG = ModelConfig(width=16, depth=2, heads=2)
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9))

@@ -30,7 +30,7 @@ from examples.gpt.plan import (
 )
 from examples.gpt.progress import read_evaluations
 from optax_wsd import laws
-from tests.gpt_tiny import check_refused, quick_compile, run, tiny_config, write_text  # noqa: F401
+from tests.gpt_tiny import check_refused, run, tiny_config, write_text
 
 LAW = laws.LossLaw(2.0, 0.3, 0.5, 0.1, 0.7, 0.1, 0.3, 0.01, 1000.0)
 STABLE = np.full(1000, 0.01)

@@ -28,7 +28,6 @@ from examples.gpt.trainer import make_trainer
 from tests.gpt_tiny import (
     STEPS,
     assert_same,
-    quick_compile,  # noqa: F401
     run,
     state_of,
     tiny_config,
@@ -360,7 +359,7 @@ def final_loss(text, folder, config):
 
 
 def test_eight_devices_equal_one(text, tmp_path):
-    config = tiny_config(text, steps=52)
+    config = with_loop(tiny_config(text, steps=52), save_every=99, snapshot_every=99)
     eight = with_loop(config, devices=8)
     one_loss = final_loss(text, tmp_path / "one", config)
     assert abs(final_loss(text, tmp_path / "eight", eight) - one_loss) < 1e-5

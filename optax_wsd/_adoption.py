@@ -28,16 +28,16 @@ def adopt_state(
                            at the old step count
         only in the old    dropped
 
-    States are the same by their class and their names, the keys of `optax.named_chain`
-    and the labels of `optax.partition`; without names the n-th of a class goes to the
-    n-th. One call for all that can happen to a checkpoint: an average or a cooldown
-    added or dropped, a constant learning rate that became a schedule, an argument that
-    needs more state, a state restored without a target and made of dicts and lists.
+    Two states match if they have the same class and the same names, which are keys of
+    `optax.named_chain` and labels of `optax.partition`; without names, the n-th of a
+    class matches the n-th. Use it when an average or a cooldown is added or dropped, a
+    constant learning rate becomes a schedule, an argument needs more state, or a state
+    was restored without a target, as dicts and lists.
 
     Args:
         opt_state: The old state, of any nesting.
-        new_state: `tx.init(params)` of the optimizer to go on with; from
-            `jax.eval_shape` where the old state knows all of it.
+        new_state: `tx.init(params)` of the optimizer to go on with; if the old state
+            knows all of it, that of `jax.eval_shape` will do.
         count: Updates so far, for the schedules and cooldowns that are only in the new;
             default: what the old state has counted. `optax.sgd` counts none.
 
@@ -45,12 +45,11 @@ def adopt_state(
         A state with the tree, dtypes and shardings of new_state.
 
     Raises:
-        ValueError: a part that both have lacks a leaf in the old state, or has it in
-            another shape; names do not say which old part is which new one; or the
-            count is needed and unknown.
+        ValueError: a part in both lacks a leaf in the old state or has it in another
+            shape; names do not say which old part is which new one; or the count is
+            needed and unknown.
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> from optax_wsd import scale_by_cooldown
         >>> params = jnp.zeros(3)
         >>> old = optax.adamw(1e-3)
@@ -70,7 +69,7 @@ def adopt_state(
     is_state = is_state and isinstance(new_state, tuple | Mapping)
     need = "tx.init(params), of NamedTuples"
     check(is_state, "new_state", type(new_state).__name__, need)
-    known = (*_CLOCKS, *(type(part.node) for part in fresh))
+    known = (*_CLOCKS, *(part.kind for part in fresh))
     old = list(_walk(opt_state, {frozenset(kind._fields) for kind in known}))
     sources = iter(_match(old, fresh))
     clock: Any = _clock(old) if count is None else count
@@ -111,9 +110,9 @@ def adopt_state(
     return fill(new_state, None, "opt_state")
 
 
-# The clocks of a run, by class, the surest first. Not that of reduce_on_plateau, which
-# begins again and again, nor any count of a class that is not known.
-# Abstract: an import that makes an array comes too early for jax.distributed.
+# The clocks of a run by class, the most reliable first. The count of reduce_on_plateau
+# is not one, as it keeps restarting, nor is that of a class that is not known.
+# Abstract, because jax.distributed must be set up before anything makes an array.
 _SCHEDULED = jax.eval_shape(optax.WrappedSchedule(lambda count: count).init)
 _DECAYED = jax.eval_shape(optax.add_decayed_weights(lambda count: count).init, ())
 _RUN_CLOCKS: dict[Any, str] = {
@@ -126,7 +125,7 @@ _RUN_CLOCKS: dict[Any, str] = {
     ScaleByCooldownState: "cooldown_count",
     **dict.fromkeys(AVERAGES, "average_count"),
 }
-# These begin at 0 in a new part, to debias what they count; an old one tells the time.
+# These start at 0 in a new part, as they debias what they count; an old one is a clock.
 _OWN_CLOCKS: dict[Any, str] = {ScheduleFreeState: "schedule_free_count"} | {
     kind: "count"
     for kind in (*vars(optax).values(), *vars(optax.contrib).values())
@@ -140,14 +139,8 @@ class _Part(NamedTuple):
     """A state in a tree, with the keys of dicts on the way to it and its fields."""
 
     names: tuple[str, ...]
-    node: Any  # a NamedTuple, or a dict that was one
+    kind: Any  # the class of a NamedTuple, or the field names of a dict that was one
     fields: dict[str, Any]
-
-    def is_a(self, kind) -> bool:
-        """Whether it is a state of a class; a dict may be one of any of its fields."""
-        if isinstance(self.node, Mapping):
-            return self.fields.keys() == set(kind._fields)
-        return type(self.node) is kind
 
 
 def _is_state(node) -> bool:
@@ -169,18 +162,19 @@ def _walk(tree, kinds=(), names=()) -> Iterator[_Part]:
         if is_part(node):
             keys = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
             own = (*names, *(key for key in keys if not key.isdigit()))
-            fields = dict(node) if isinstance(node, Mapping) else node._asdict()
-            yield _Part(own, node, fields)
+            is_dict = isinstance(node, Mapping)
+            fields = dict(node) if is_dict else node._asdict()
+            yield _Part(own, frozenset(fields) if is_dict else type(node), fields)
             yield from _walk(list(fields.values()), kinds, own)
 
 
 def _match(old: list[_Part], new: list[_Part]) -> list[dict[str, Any] | None]:
     """For each new part the fields of the old one that it goes on from, or None."""
-    is_bare = any(isinstance(part.node, Mapping) for part in old)
+    is_bare = any(isinstance(part.kind, frozenset) for part in old)
     matched: dict[int, dict[str, Any]] = {}
 
     def kind(part):
-        return frozenset(part.fields) if is_bare else type(part.node)
+        return frozenset(part.fields) if is_bare else part.kind
 
     for each in dict.fromkeys(map(kind, new)):
         olds = [part for part in old if kind(part) == each]
@@ -196,36 +190,34 @@ def _match(old: list[_Part], new: list[_Part]) -> list[dict[str, Any] | None]:
         if olds and left:
             got, want = [p.names for p in olds], [new[i].names for i in left]
             is_clear = len(got) == len(want) and not (any(got) and any(want))
-            need = f"named as the new {type(new[left[0]].node).__name__}, {want}"
+            need = f"named as the new {new[left[0]].kind.__name__}, {want}"
             check(is_clear, "opt_state", got, need)
             matched |= {i: part.fields for i, part in zip(left, olds, strict=True)}
     return [matched.get(i) for i in range(len(new))]
 
 
 def _is_plain(part) -> bool:
-    """Whether a part holds nothing of its own but a clock: any will do for it."""
+    """Whether a part holds nothing of its own but a clock, so that any will match."""
     own = jax.tree.leaves(list(part.fields.values()), is_leaf=_is_state)
     return set(part.fields) == {"count"} or all(map(_is_state, own))
 
 
 def _clock(old: list[_Part]):
     """The number of updates that the old state has counted, None if it has not."""
-    times = (
-        get_scalar(part.fields[name])
-        for kind, name in _CLOCKS.items()
-        for part in old
-        if part.is_a(kind)
-    )
-    return next(times, None)
+    for kind, name in _CLOCKS.items():
+        for part in old:
+            if part.kind in (kind, frozenset(kind._fields)):
+                return get_scalar(part.fields[name])
+    return None
 
 
 def _take(value, new, where):
     """A value in the new one's dtype, and on its devices where they are fixed."""
     got, need = jnp.shape(value), jnp.shape(new)
     check(got == need, "opt_state", got, f"a state with shape {need} at {where!r}")
-    same = getattr(value, "dtype", None) == new.dtype
-    value = value if same else jnp.asarray(value, new.dtype)
-    is_abstract = isinstance(new, jax.ShapeDtypeStruct)
-    is_array = isinstance(new, jax.Array) and not is_traced(new)
-    is_placed = new.sharding is not None if is_abstract else is_array and new.committed
-    return jax.device_put(value, new.sharding) if is_placed else jnp.asarray(value)
+    if getattr(value, "dtype", None) != new.dtype:
+        value = jnp.asarray(value, new.dtype)
+    # A shape may have a sharding; an array has one, which it keeps if it is committed.
+    place = None if is_traced(new) else getattr(new, "sharding", None)
+    is_placed = getattr(new, "committed", True) if place else False
+    return jax.device_put(value, place) if is_placed else jnp.asarray(value)

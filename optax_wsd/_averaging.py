@@ -1,7 +1,7 @@
-"""Averages of the params: one transform, four coefficients.
+"""Averages of the params: one transform, and a coefficient for each of them.
 
-Every average is the line a + w (p - a) towards the params p after an update, with the
-weight w of its own: of the t-th sample, from 1,
+Every average moves on the line a + w (p - a) towards the params p after an update. Only
+the weight w of the t-th sample, counted from 1, is its own:
 
     ema (1 - d) / (1 - d^t)    power 1 - (1 - 1/t)^(gamma + 1)    swa 1/t
 """
@@ -39,27 +39,27 @@ class ParamsEmaState(NamedTuple):
 
 
 class ParamsPowerEmaState(NamedTuple):
-    """State of `params_power_ema`."""
+    """State of `params_power_ema`; its fields are those of `ParamsEmaState`."""
 
-    average_count: jax.Array  # int32 scalar, updates so far
-    average_samples: jax.Array  # int32 scalar, samples so far
-    params_power_ema: Any  # the average, None in place of integers and keys
+    average_count: jax.Array
+    average_samples: jax.Array
+    params_power_ema: Any
 
 
 class ParamsSwaState(NamedTuple):
-    """State of `params_swa`."""
+    """State of `params_swa`; the first fields are those of `ParamsEmaState`."""
 
-    average_count: jax.Array  # int32 scalar, updates so far
-    average_samples: jax.Array  # int32 scalar, samples so far
-    params_swa: Any  # the average, None in place of integers and keys
+    average_count: jax.Array
+    average_samples: jax.Array
+    params_swa: Any
     swa_window: Any  # the mean of the window under way; () without windows
 
 
 class ParamsLawaState(NamedTuple):
-    """State of `params_lawa`."""
+    """State of `params_lawa`; the counters are those of `ParamsEmaState`."""
 
-    average_count: jax.Array  # int32 scalar, updates so far
-    average_samples: jax.Array  # int32 scalar, samples so far
+    average_count: jax.Array
+    average_samples: jax.Array
     params_lawa: Any  # the latest snapshots of each leaf, on a new leading axis
 
 
@@ -75,15 +75,16 @@ def params_ema(
         sample    1    2                t
         average   p1   (d p1 + p2)/(d + 1)   sum of d^(t-i) pi / sum of d^(t-i)
 
-    Updates pass through untouched; put it last in a chain and read the average with
+    Updates pass through unchanged. Put it last in a chain and read the average with
     `eval_params`. A sample is the params after an update, as `optax.apply_updates`
-    rounds them; update number k, from 1, is one when k > start_step and k - start_step
-    is a multiple of `every`. Before the first sample the average is the params.
+    rounds them. Update number k, counted from 1, is a sample when k > start_step and
+    k - start_step is a multiple of `every`. Until the first one, `eval_params` gives
+    the params themselves.
 
-    The average is one copy of the params, in float32 or better. It approaches params
-    that stand still to 2^-24 / (1 - decay) of their size, where its steps round away;
-    above decay 0.9999 a bfloat16 remainder carries over what rounding leaves out, and
-    so it does for a decay that is traced when the state is made.
+    The average is one copy of the params, in float32 or wider. If the params stand
+    still, it approaches them to 2^-24 / (1 - decay) of their size, below which its
+    steps round away. Above a decay of 0.9999, and for a decay that is traced when the
+    state is made, a bfloat16 remainder keeps what rounding leaves out.
 
     Args:
         decay: Weight of the past, in [0, 1). The horizon is 1 / (1 - decay) samples.
@@ -100,7 +101,6 @@ def params_ema(
         ValueError: a number is out of range, or `params` is missing in an update.
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> from optax_wsd import eval_params
         >>> tx = optax.chain(optax.sgd(1.0), params_ema(0.5))
         >>> params = jnp.array(0.0)
@@ -128,16 +128,12 @@ def params_ema(
         return zeros_as(a, jnp.bfloat16) if a.dtype == jnp.float32 else None
 
     def first(average):
-        remainder = jax.tree.map(no_remainder, average) if is_long else ()
-        return dict(params_ema=average, ema_remainder=remainder)
+        return average, jax.tree.map(no_remainder, average) if is_long else ()
 
-    def absorb(t, sample, state):
-        average, remainder = state.params_ema, state.ema_remainder
-        if not jax.tree.leaves(remainder):
-            average = _lerp_params(weight(t), sample, average)
-        else:
-            average, remainder = _lerp_exactly(weight(t), sample, average, remainder)
-        return dict(params_ema=average, ema_remainder=remainder)
+    def absorb(t, sample, average, remainder):
+        if jax.tree.leaves(remainder):
+            return _lerp_exactly(weight(t), sample, average, remainder)
+        return _lerp_params(weight(t), sample, average), remainder
 
     return _average(ParamsEmaState, first, absorb, every, start_step, state_dtype)
 
@@ -154,8 +150,8 @@ def params_power_ema(
         gamma              0              larger
         average over       all samples    the latest fraction of the run
 
-    It has no horizon to choose: the averaged span grows with the run. Two of them with
-    different gamma allow any other to be made afterwards, see `post_hoc_ema_weights`.
+    There is no horizon to choose: the averaged span grows with the run. From two of
+    them, `post_hoc_ema_weights` makes that of any other gamma after training.
 
     Args:
         gamma: Exponent, >= 0; see `gamma_from_width` and `gamma_from_half_life`.
@@ -168,16 +164,13 @@ def params_power_ema(
         ValueError: a number is out of range, or `params` is missing in an update.
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> from optax_wsd import eval_params
-        >>> tx = optax.chain(optax.sgd(1.0), params_power_ema(1.0))
-        >>> params = jnp.array(0.0)
-        >>> state = tx.init(params)
-        >>> for _ in range(2):
-        ...     updates, state = tx.update(jnp.array(-4.0), state, params)
-        ...     params = optax.apply_updates(params, updates)
-        >>> float(params), float(eval_params(state, params))
-        (8.0, 7.0)
+        >>> tx = params_power_ema(1.0)
+        >>> state = tx.init(jnp.zeros(()))
+        >>> for params in jnp.array([4.0, 8.0]):  # samples, as the updates are 0
+        ...     _, state = tx.update(jnp.zeros(()), state, params)
+        >>> round(float(eval_params(state, params)), 4)
+        7.0
 
     References:
         Karras et al. (EDM2), 2023, arXiv:2312.02696, section 3.1.
@@ -190,11 +183,10 @@ def params_power_ema(
         return -jnp.expm1(power * left)
 
     def first(average):
-        return dict(params_power_ema=average)
+        return (average,)
 
-    def absorb(t, sample, state):
-        average = _lerp_params(weight(t), sample, state.params_power_ema)
-        return dict(params_power_ema=average)
+    def absorb(t, sample, average):
+        return (_lerp_params(weight(t), sample, average),)
 
     return _average(ParamsPowerEmaState, first, absorb, every, start_step, state_dtype)
 
@@ -210,14 +202,14 @@ def params_swa(
 
         window   None               w updates
         average  all samples        the w / every samples of the latest finished window;
-                                    of the first window as far as it is
+                                    until one is, the samples of the first so far
 
     Windows follow each other without overlap.
 
     Args:
         every, start_step: As in `params_ema`.
         window: Length of a window in updates, a multiple of `every`, neither of them
-            traced; it costs a second copy of the params.
+            traced. It costs a second copy of the params.
         state_dtype: As in `params_ema`.
 
     Returns:
@@ -228,14 +220,11 @@ def params_swa(
             `params` is missing in an update.
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> from optax_wsd import eval_params
-        >>> tx = optax.chain(optax.sgd(1.0), params_swa(window=2))
-        >>> params = jnp.array(0.0)
-        >>> state, means = tx.init(params), []
-        >>> for _ in range(5):
-        ...     updates, state = tx.update(jnp.array(-1.0), state, params)
-        ...     params = optax.apply_updates(params, updates)
+        >>> tx = params_swa(window=2)
+        >>> state, means = tx.init(jnp.zeros(())), []
+        >>> for params in jnp.arange(1.0, 6.0):  # samples, as the updates are 0
+        ...     _, state = tx.update(jnp.zeros(()), state, params)
         ...     means.append(float(eval_params(state, params)))
         >>> means
         [1.0, 1.5, 1.5, 3.5, 3.5]
@@ -253,20 +242,17 @@ def params_swa(
         check(ok, "window", window, need)
 
     def first(average):
-        under_way = () if window is None else wide_copies(average)
-        return dict(params_swa=average, swa_window=under_way)
+        return average, () if window is None else wide_copies(average)
 
-    def absorb(t, sample, state):
-        latest, under_way = state.params_swa, state.swa_window
+    def absorb(t, sample, latest, under_way):
         if window is None:
-            latest = _lerp_params(1 / t.astype(float), sample, latest)
-            return dict(params_swa=latest)
+            return _lerp_params(1 / t.astype(float), sample, latest), under_way
         size = known(window) // known(every)
         position = (t - 1) % size + 1
         under_way = _lerp_params(1 / position.astype(float), sample, under_way)
         is_answer = (position == size) | (t < size)
         latest = jax.lax.cond(is_answer, lambda: under_way, lambda: latest)
-        return dict(params_swa=latest, swa_window=under_way)
+        return latest, under_way
 
     return _average(ParamsSwaState, first, absorb, every, start_step, state_dtype)
 
@@ -283,7 +269,7 @@ def params_lawa(
         samples   1    2            ...   size or more
         average   p1   (p1 + p2)/2        mean of the latest size
 
-    All snapshots are kept: `size` copies of the params.
+    The state holds them all: `size` copies of the params.
 
     Args:
         size: Snapshots, >= 1, not traced.
@@ -296,16 +282,13 @@ def params_lawa(
         ValueError: a number is out of range, or `params` is missing in an update.
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> from optax_wsd import eval_params
-        >>> tx = optax.chain(optax.sgd(1.0), params_lawa(2, every=1))
-        >>> params = jnp.array(0.0)
-        >>> state = tx.init(params)
-        >>> for _ in range(9):
-        ...     updates, state = tx.update(jnp.array(-1.0), state, params)
-        ...     params = optax.apply_updates(params, updates)
-        >>> float(params), float(eval_params(state, params))
-        (9.0, 8.5)
+        >>> tx = params_lawa(2, every=1)
+        >>> state = tx.init(jnp.zeros(()))
+        >>> for params in jnp.arange(1.0, 10.0):  # samples, as the updates are 0
+        ...     _, state = tx.update(jnp.zeros(()), state, params)
+        >>> float(eval_params(state, params))
+        8.5
 
     References:
         Kaddour, 2022, arXiv:2209.14981; Sanyal et al., 2023, arXiv:2306.03241.
@@ -320,14 +303,14 @@ def params_lawa(
                 return jax.ShapeDtypeStruct((size, *p.shape), p.dtype)
             return jax.lax.broadcast(p, (size,))
 
-        return dict(params_lawa=jax.tree.map(stack, average))
+        return (jax.tree.map(stack, average),)
 
-    def absorb(t, sample, state):
+    def absorb(t, sample, stacks):
         def put(p, stack):
             p = p.astype(stack.dtype)
             return jax.lax.dynamic_update_index_in_dim(stack, p, (t - 1) % size, 0)
 
-        return dict(params_lawa=map_averaged(put, sample, state.params_lawa))
+        return (jax.tree.map(put, sample, stacks),)
 
     return _average(ParamsLawaState, first, absorb, every, start_step, state_dtype)
 
@@ -354,7 +337,9 @@ def averages_of(state) -> Any:
 def _average(
     kind: Callable[..., Any], first, absorb, every, start_step, state_dtype
 ) -> optax.GradientTransformationExtraArgs:
-    """A transformation that lets `absorb` put samples of the params into its trees."""
+    """A transformation whose state is two counters and trees: `first` makes these of a
+    copy of the params, and `absorb` takes sample number t into them.
+    """
     check_int("every", every, at_least=1)
     check_int("start_step", start_step)
     check_state_dtype(state_dtype)
@@ -362,37 +347,36 @@ def _average(
     each_update = known_when and bool(every == 1) and bool(start_step == 0)
 
     def init_fn(params):
-        return kind(
-            average_count=jnp.zeros([], jnp.int32),
-            average_samples=jnp.zeros([], jnp.int32),
-            **first(wide_copies(as_arrays(params), state_dtype)),
-        )
+        trees = first(wide_copies(as_arrays(params), state_dtype))
+        return kind(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), *trees)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         check_params(params)
-        state = state._replace(average_count=next_count(state.average_count))
+        count, samples, *trees = state
+        count = next_count(count)
+
+        def after(p, u):  # as `optax.apply_updates` has it
+            return p if u is None else jnp.asarray(p + u).astype(p.dtype)
+
         # Outside the branch these are the new params, which are computed anyway; inside
         # it, the old params and the updates would be copied for it at every update.
-        after = map_averaged(_after, as_arrays(params), updates)
+        new_params = map_averaged(after, as_arrays(params), updates)
 
         def take():
-            t = next_count(state.average_samples)
-            sample = jax.tree.map(lambda p: rounded(p, p.dtype), after)
-            return state._replace(average_samples=t, **absorb(t, sample, state))
+            t = next_count(samples)
+            sample = jax.tree.map(lambda p: rounded(p, p.dtype), new_params)
+            return kind(count, t, *absorb(t, sample, *trees))
 
         if each_update:
             return updates, take()
-        age = state.average_count - jnp.asarray(start_step, jnp.int32)
+        age = count - jnp.asarray(start_step, jnp.int32)
         is_sample = (age > 0) & (age % jnp.asarray(every, jnp.int32) == 0)
-        return updates, jax.lax.cond(is_sample, take, lambda: state)
+        return updates, jax.lax.cond(
+            is_sample, take, lambda: kind(count, samples, *trees)
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _after(p, u):
-    """A leaf after the update, in the words of `optax.apply_updates`."""
-    return p if u is None else jnp.asarray(p + u).astype(p.dtype)
 
 
 def _lerp_params(weight, sample, average):
@@ -407,19 +391,15 @@ def _lerp_params(weight, sample, average):
 def _lerp_exactly(weight, sample, average, remainder):
     """The lerp of average + remainder, split again after rounding."""
 
-    def step(p, a, r):
-        return weight.astype(a.dtype) * ((p - a) - r) + r
+    def leaf(p, a, r):
+        if r is None:  # of a leaf that is not float32
+            return _lerp_params(weight, p, a), None
+        move = weight.astype(a.dtype) * ((p - a) - r.astype(a.dtype)) + r
+        new = jnp.where(weight == 1, p, a + move)
+        return new, jnp.where(weight == 1, 0, move - (new - a)).astype(r.dtype)
 
-    def move(p, a, r):
-        if r is None:
-            return _lerp_params(weight, p, a)
-        return jnp.where(weight == 1, p, a + step(p, a, r.astype(a.dtype)))
-
-    def leave(p, a, r, new):
-        if r is None:
-            return r
-        left = step(p, a, r.astype(a.dtype)) - (new - a)
-        return jnp.where(weight == 1, 0, left).astype(r.dtype)
-
-    new = map_averaged(move, sample, average, remainder)
-    return new, map_averaged(leave, sample, average, remainder, new)
+    pairs = jax.tree.map(leaf, sample, average, remainder)
+    average, remainder = (
+        jax.tree.map(lambda _, pair, i=i: pair[i], sample, pairs) for i in (0, 1)
+    )
+    return average, remainder

@@ -13,9 +13,9 @@ Numbers = npt.ArrayLike
 MAX_STEP = 2**31 - 1
 
 
-def check(ok: bool | np.bool_, argument: str, value: Any, need: str) -> None:
-    """Raises the one kind of error this package has for a wrong argument."""
-    if not ok:
+def check(ok: Any, argument: str, value: Any, need: str) -> None:
+    """Raises the one kind of error this package has, unless all of `ok` holds."""
+    if not is_traced(ok) and not np.all(ok):
         raise ValueError(f"{argument} must be {need}, got {value!r}.")
 
 
@@ -29,7 +29,7 @@ def check_int(argument: str, value: Any, *, at_least: int = 0) -> None:
         return
     array = np.asarray(value)
     ok = np.issubdtype(array.dtype, np.integer)
-    ok = ok and np.all((array >= at_least) & (array <= MAX_STEP))
+    ok = ok and (array >= at_least) & (array <= MAX_STEP)
     check(ok, argument, value, f"a whole number from {at_least} to 2**31 - 1")
 
 
@@ -58,8 +58,7 @@ def check_float(
         array = np.asarray(value).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError):
         array = np.asarray(math.nan)
-    ok = np.all(np.isfinite(array))
-    ok = ok and all(np.all(holds(array, bound)) for holds, bound in bounds.values())
+    ok = [np.isfinite(array), *(holds(array, b) for holds, b in bounds.values())]
     check(ok, argument, value, f"a finite number {need}".rstrip())
 
 

@@ -28,11 +28,15 @@ class ScaleByCooldownState(NamedTuple):
     cooldown_start: jax.Array  # int32 scalar, 2^31 - 1 while no cooldown is planned
     cooldown_steps: jax.Array  # int32 scalar, length of the cooldown
     cooldown_from: jax.Array  # float scalar, what falls: 1, or the multiplier reached
-    cooldown_end: jax.Array  # float scalar, the end_scale of the start; -1 for none
+    cooldown_end: (
+        jax.Array
+    )  # float scalar, the start's end_scale; -1 for the transform's
     cooldown_scale: jax.Array  # float scalar, the multiplier of the next update
-    # float (2,), shape(0) and end_scale of the transform, to tell what a start gives;
-    # updates do not read it: a state may move to a transform with another shape.
-    cooldown_drop: jax.Array
+    # shape(0) and end_scale of the transform: from a state alone, `cooldown_scale` can
+    # then say what a start will do. Updates write them and never read them, so that a
+    # state may move to a transform with another shape.
+    cooldown_shape_start: jax.Array  # float scalar
+    cooldown_own_end: jax.Array  # float scalar
 
 
 def scale_by_cooldown(
@@ -43,16 +47,16 @@ def scale_by_cooldown(
         update   before start   start + k                          afterwards
         scale    1              end + (1 - end) shape(k / steps)   end = end_scale
 
-    Put it last in a chain. Starting and stopping change scalars of the state: the
-    compiled step and the state's tree stay the same in every phase. Training with
+    Put it last in a chain. Starting and stopping only change scalars in the state, so
+    every phase has the same compiled step and the same state tree. Training with
     `chain(adamw(s), scale_by_cooldown(f))` and `start_cooldown` at step S equals
-    training with `adamw(cooldown_schedule(s, S, n, shape=f))` where s is constant from
-    S on.
+    training with `adamw(cooldown_schedule(s, S, n, shape=f))` if s is constant from S
+    on.
 
     Args:
         shape: Cooldown shape, see `optax_wsd.shapes`.
-        end_scale: Multiplier after the cooldown, in [0, 1], of cooldowns that are
-            started without one.
+        end_scale: Multiplier after the cooldown, in [0, 1], unless `start_cooldown` is
+            given another.
 
     Returns:
         A transformation whose state is eight numbers.
@@ -61,11 +65,9 @@ def scale_by_cooldown(
         ValueError: shape is not a function, or end_scale is not in [0, 1].
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> tx = optax.chain(optax.sgd(1.0), scale_by_cooldown(shapes.linear))
-        >>> params = jnp.zeros(())
+        >>> params, moves = jnp.zeros(()), []
         >>> state = start_cooldown(tx.init(params), 4)
-        >>> moves = []
         >>> for _ in range(6):
         ...     updates, state = tx.update(jnp.ones(()), state, params)
         ...     moves.append(float(updates))
@@ -81,12 +83,12 @@ def scale_by_cooldown(
     def scale(state, count):
         elapsed = count - state.cooldown_start
         m = shapes.multiplier(shape, elapsed, state.cooldown_steps)
-        end = jnp.where(state.cooldown_end < 0, end_scale, state.cooldown_end)
-        return lerp(end, state.cooldown_from, m).astype(float)
+        return _scale(state, m, end_scale)
 
-    def drop():
-        first = shapes.multiplier(shape, jnp.zeros([], jnp.int32), 1)
-        return jnp.stack([first, jnp.asarray(end_scale, float)])
+    def own():
+        start = shapes.multiplier(shape, jnp.zeros([], jnp.int32), 1).astype(float)
+        end = jnp.array(end_scale, float)
+        return dict(cooldown_shape_start=start, cooldown_own_end=end)
 
     def init_fn(params):
         del params
@@ -97,7 +99,7 @@ def scale_by_cooldown(
             cooldown_from=jnp.ones([], float),
             cooldown_end=jnp.full([], -1, float),
             cooldown_scale=jnp.ones([], float),
-            cooldown_drop=drop(),
+            **own(),
         )
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -110,9 +112,8 @@ def scale_by_cooldown(
             return (m * u.astype(average_dtype(u.dtype))).astype(u.dtype)
 
         count = next_count(state.cooldown_count)
-        new = dict(cooldown_scale=scale(state, count), cooldown_drop=drop())
-        state = state._replace(cooldown_count=count, **new)
-        return jax.tree.map(scaled, updates), state
+        new = dict(cooldown_count=count, cooldown_scale=scale(state, count), **own())
+        return jax.tree.map(scaled, updates), state._replace(**new)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -127,13 +128,11 @@ def start_cooldown(
 ) -> optax.OptState:
     """Starts a cooldown in the `scale_by_cooldown` of an optimizer state.
 
-        update   start_step   ...   start_step + cooldown_steps - 1   afterwards
-        scale    shape(0)     ...   one step above end_scale          end_scale
-
-    Call it outside or inside jit; nothing is recompiled. With start_step, a second call
-    replaces the first. Without, it may be called at every step: while a cooldown of
-    that length and end runs, or is over, it changes nothing; one of another length or
-    end goes on from the multiplier reached. `stop_cooldown` is the way back up.
+    The last of its cooldown_steps updates has a scale one step above end_scale. Call it
+    outside or inside jit; nothing is recompiled. With start_step, a second call
+    replaces the first. Without it you may call it at every step: a call changes nothing
+    while a cooldown of that length and end runs or is over, and one with another length
+    or end goes on from the multiplier reached. To go back up, call `stop_cooldown`.
 
     Args:
         opt_state: Any nesting of states with `scale_by_cooldown` in it, also
@@ -143,7 +142,7 @@ def start_cooldown(
             `scale_by_cooldown` itself, not in the past; default: the next update.
         end_scale: Multiplier after this cooldown, in [0, 1]; default: that of
             `scale_by_cooldown`.
-        which: Name of the one to start where there are several: a key of
+        which: Name of the one to start if there are several: a key of
             `optax.named_chain` or a label of `optax.partition`; default: all.
 
     Returns:
@@ -154,7 +153,6 @@ def start_cooldown(
             a number is not whole or out of range, or start_step is in the past.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> state = scale_by_cooldown().init(jnp.zeros(3))
         >>> state = start_cooldown(state, 100, start_step=2000)
         >>> int(state.cooldown_start), float(cooldown_scale(state))
@@ -168,30 +166,23 @@ def start_cooldown(
         check_float("end_scale", end_scale, at_least=0, at_most=1)
 
     def start(state):
-        now = state.cooldown_count
-        age = now - state.cooldown_start
-        least = 0 if is_traced(now) else int(jnp.max(now))
-        shape_start, own_end = jnp.moveaxis(state.cooldown_drop, -1, 0)
-        first, reached, is_same = now, state.cooldown_from, False
+        now, top = state.cooldown_count, state.cooldown_from
+        end = jnp.asarray(-1 if end_scale is None else end_scale, top.dtype)
         if start_step is None:
+            elapsed = now - state.cooldown_start
+            is_same = (elapsed >= 0) & (state.cooldown_steps == cooldown_steps)
+            is_same &= (end_scale is None) | (state.cooldown_end == end)
             # Before its first update a cooldown has not moved from where it starts.
-            reached = jnp.where(age > 0, state.cooldown_scale, reached)
-            is_same = (age >= 0) & (state.cooldown_steps == cooldown_steps)
-            if end_scale is not None:
-                is_same &= state.cooldown_end == jnp.asarray(end_scale, reached.dtype)
+            first, top = now, jnp.where(elapsed > 0, state.cooldown_scale, top)
         else:
+            least = 0 if is_traced(now) else int(jnp.max(now))
             check_int("start_step", start_step, at_least=least)
-            first, reached = jnp.asarray(start_step, jnp.int32), 1.0
-        end = own_end if end_scale is None else end_scale
-        scale = jnp.where(first <= now, lerp(end, reached, shape_start), reached)
-        values = {
-            "cooldown_start": first,
-            "cooldown_steps": cooldown_steps,
-            "cooldown_from": reached,
-            "cooldown_end": -1 if end_scale is None else end_scale,
-            "cooldown_scale": scale,
-        }
-        return {n: jnp.where(is_same, getattr(state, n), values[n]) for n in values}
+            first, top, is_same = jnp.asarray(start_step, now.dtype), 1.0, False
+        places = dict(cooldown_start=first, cooldown_steps=cooldown_steps)
+        new = state._replace(cooldown_from=top, cooldown_end=end, **places)
+        m = jnp.where(first <= now, state.cooldown_shape_start, 1)
+        new = new._replace(cooldown_scale=_scale(new, m, state.cooldown_own_end))
+        return jax.tree.map(lambda old, new: jnp.where(is_same, old, new), state, new)
 
     return _change(opt_state, which, start)
 
@@ -204,8 +195,7 @@ def stop_cooldown(
     This is the jump of WSD-S, from the cooled weights straight back to the peak.
 
     Args:
-        opt_state: Any nesting of states with `scale_by_cooldown` in it.
-        which: As in `start_cooldown`.
+        opt_state, which: As in `start_cooldown`.
 
     Returns:
         The new state, of the same tree, shapes and shardings.
@@ -214,7 +204,6 @@ def stop_cooldown(
         ValueError: there is no `scale_by_cooldown` in opt_state, or none named `which`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> state = start_cooldown(scale_by_cooldown().init(jnp.zeros(3)), 100)
         >>> float(cooldown_scale(stop_cooldown(state))), int(state.cooldown_steps)
         (1.0, 100)
@@ -223,18 +212,17 @@ def stop_cooldown(
         Wen et al., 2024, arXiv:2410.05192, section 4.
     """
     # Every start says how it ends, so that cooldown_end may stay.
-    values = {"cooldown_start": MAX_STEP, "cooldown_from": 1, "cooldown_scale": 1}
-    return _change(opt_state, which, lambda state: values)
+    stable = dict(cooldown_start=MAX_STEP, cooldown_from=1, cooldown_scale=1)
+    return _change(opt_state, which, lambda state: state._replace(**stable))
 
 
 def cooldown_scale(opt_state: optax.OptState, *, which: str | None = None) -> jax.Array:
     """The multiplier that `scale_by_cooldown` gives the next update.
 
     Args:
-        opt_state: Any nesting of states with `scale_by_cooldown` in it. A state that
-            moves to a transform with another shape tells of that from the transform's
-            first update on.
-        which: As in `start_cooldown`; of several the first one answers.
+        opt_state: As in `start_cooldown`. If a state moves to a transform with another
+            shape, the multiplier is that shape's from the next update on.
+        which: As in `start_cooldown`; by default the first one answers.
 
     Returns:
         A float32 scalar in [0, 1] (float64 under x64); of a stacked state, an array.
@@ -243,7 +231,6 @@ def cooldown_scale(opt_state: optax.OptState, *, which: str | None = None) -> ja
         ValueError: there is no `scale_by_cooldown` in opt_state, or none named `which`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(cooldown_scale(scale_by_cooldown().init(jnp.zeros(3))))
         1.0
 
@@ -254,6 +241,12 @@ def cooldown_scale(opt_state: optax.OptState, *, which: str | None = None) -> ja
     return get_scalar(state.cooldown_scale)
 
 
+def _scale(state, m, own_end):
+    """The multiplier at the shape's value m."""
+    end = jnp.where(state.cooldown_end < 0, own_end, state.cooldown_end)
+    return lerp(end, state.cooldown_from, m).astype(float)
+
+
 def _find(opt_state, which):
     found = find_states(opt_state, ScaleByCooldownState, which=which)
     need = "a state with scale_by_cooldown in it"
@@ -261,14 +254,12 @@ def _find(opt_state, which):
     return found.values()
 
 
-def _change(opt_state, which, values_of):
-    """The state with new values in its cooldowns, computed from their plain arrays."""
+def _change(opt_state, which, new):
+    """The state with `new` of its cooldowns, as computed from their plain arrays."""
     _find(opt_state, which)
 
     def change(state):
-        values = values_of(ScaleByCooldownState(*map(get_scalar, state)))
-        return state._replace(
-            **{name: set_scalar(getattr(state, name), values[name]) for name in values}
-        )
+        values = new(ScaleByCooldownState(*map(get_scalar, state)))
+        return ScaleByCooldownState(*map(set_scalar, state, values))
 
     return map_states(change, opt_state, ScaleByCooldownState, which=which)

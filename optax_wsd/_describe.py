@@ -14,9 +14,9 @@ _WORDS = {1: "rising", 0: "constant", -1: "falling"}  # a change in one step: ju
 def describe_schedule(schedule: optax.Schedule, total_steps: int) -> str:
     """A short report of what a schedule does in a run of total_steps updates.
 
-    One line a phase (rising, constant or falling), the first, peak and last value, the
-    value past the end, and a note for each of these: a first update of 0, a value below
-    0, a schedule that is not over at total_steps, one that rises again past it.
+    It has a line for each phase (rising, constant or falling), the first, peak and last
+    value, and the value past the end. Notes point out a first update of 0, values below
+    0, and schedules that still fall at total_steps or rise again past it.
 
     Args:
         schedule: Any schedule that traces, from this package or elsewhere.
@@ -72,13 +72,12 @@ def describe_schedule(schedule: optax.Schedule, total_steps: int) -> str:
         f"first {value[0]:.4g}, peak {peak:.4g} at step {peak_step}, "
         f"last {values([total_steps - 1])[0]:.4g}, past the end {value_past[-1]:.4g}"
     )
-    notes = _notes(
-        value, np.append(steps, past), np.append(value, value_past), value_past
-    )
+    notes = _notes(np.append(steps, past), value, value_past)
     return "\n".join(lines + [f"note: {note}" for note in notes])
 
 
-def _notes(value, all_steps, all_values, value_past):
+def _notes(all_steps, value, value_past):
+    all_values = np.append(value, value_past)
     tiny = _FLAT * np.abs(all_values).max()
     if not all_values.any():
         yield "the value is 0 at every step: nothing is trained"
@@ -89,7 +88,7 @@ def _notes(value, all_steps, all_values, value_past):
     if (bad := ~np.isfinite(all_values)).any():
         yield f"the value is not finite at step {all_steps[bad][0]}"
     if value_past.min() < value[-1] - tiny:
-        yield "still falling at the end of the run: it aims at a later step, or at none"
+        yield "still falling at the end of the run: it ends at a later step, or never"
     if value_past.max() > value[-1] + tiny:
         yield "rises again past the end of the run"
 
@@ -101,8 +100,7 @@ def _phases(values, steps, value):
     direction = np.where(np.abs(change) <= tiny, 0, np.sign(change)).astype(int)
     turns = np.flatnonzero(np.diff(direction)) + 1
     borders = [_border(values, steps, i, direction) for i in turns]
-    kept = np.concatenate([[0], turns])
-    return np.array([0, *borders, steps[-1]]), direction[kept]
+    return np.array([0, *borders, steps[-1]]), direction[[0, *turns]]
 
 
 def _border(values, steps, i, direction):

@@ -30,17 +30,17 @@ def eval_params(
         state has       an average     schedule-free   nothing
         value           the average    x               params
 
-    in the structure and dtypes of params. Leaves that masks or partitions keep away
-    from the average, and integers and keys, are those of params. Works under jit.
+    in the structure and dtypes of params. Integers, keys, and leaves that a mask or
+    partition keeps out of the average come from params. Works under jit.
 
     Args:
         opt_state: Any nesting of states: chain, MultiSteps, apply_if_finite, masked,
             partition, inject_hyperparams, `nnx.Optimizer.opt_state`, Linen's
             `TrainState.opt_state`, or a state restored without a target.
-        params: The params that the state belongs to, as trained. For the average of
-            bfloat16 params before its own rounding, give them as float32.
-        which: Name of the one average to take where there are several: a factory's
-            name ("params_ema", "schedule_free"), or a key of `optax.named_chain`.
+        params: The params that the state belongs to, as trained. To get an average of
+            bfloat16 params unrounded, pass them as float32.
+        which: Name of the average to take if there are several: a factory's name
+            ("params_ema", "schedule_free"), or a key of `optax.named_chain`.
 
     Returns:
         A tree like params.
@@ -50,20 +50,15 @@ def eval_params(
             the state, or the average's leaves are not those of params.
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> from optax_wsd import params_ema
-        >>> slow, fast = params_ema(0.9), params_ema(0.0)
-        >>> tx = optax.named_chain(
-        ...     ("opt", optax.sgd(1.0)), ("slow", slow), ("fast", fast))
-        >>> params = jnp.array(0.0)
-        >>> state = tx.init(params)
-        >>> for _ in range(2):
-        ...     updates, state = tx.update(jnp.array(-1.0), state, params)
-        ...     params = optax.apply_updates(params, updates)
-        >>> float(eval_params(state, params, which="fast"))
-        2.0
-        >>> round(float(eval_params(state, params, which="slow")), 4)
+        >>> tx = optax.named_chain(("slow", params_ema(0.9)), ("fast", params_ema(0.5)))
+        >>> state = tx.init(jnp.zeros(()))
+        >>> for params in jnp.array([1.0, 2.0]):  # samples, as the updates are 0
+        ...     _, state = tx.update(jnp.zeros(()), state, params)
+        >>> for name in ("slow", "fast"):
+        ...     print(round(float(eval_params(state, params, which=name)), 4))
         1.5263
+        1.6667
 
     References:
         Defazio et al., 2024, arXiv:2405.15682, section 2.
@@ -78,9 +73,9 @@ def train_params(
 
         y = b1 x + (1 - b1) z    for schedule-free; else the params as they are
 
-    For a run of which only the evaluated weights and the optimizer state were saved.
-    An average holds no way back to the params it averages: training then goes on from
-    the average.
+    Use it when a run saved only the evaluated weights and the optimizer state. The
+    params cannot be found from their average, so with one, training goes on from the
+    average.
 
     Args:
         opt_state: Any nesting of states, see `eval_params`.
@@ -94,7 +89,6 @@ def train_params(
         ValueError: as in `eval_params`.
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> from optax_wsd import schedule_free_sgd
         >>> tx = schedule_free_sgd(1.0)
         >>> params = jnp.array(0.0)
@@ -115,8 +109,7 @@ def train_params(
 def _map_leaves(convert, opt_state, params, which):
     found = find_states(opt_state, *AVERAGES, ScheduleFreeState, which=which)
     params = as_arrays(params)
-    leaves = leaves_by_path(params)
-    leaves = {name: p for name, p in leaves.items() if hasattr(p, "shape")}
+    leaves = {n: p for n, p in leaves_by_path(params).items() if hasattr(p, "shape")}
     values: dict[Any, dict[str, Any]] = {name: {} for name in leaves}
     for names, state in found.items():
         owner = "/".join(names)
@@ -137,7 +130,7 @@ def _map_leaves(convert, opt_state, params, which):
     def leaf(path, p):
         name = leaf_name(path)
         owners = values[name] if is_averaged(p) else {}
-        need = f"the name of one average of leaf {'/'.join(name)!r}: it has "
+        need = f"the name of one average, as leaf {'/'.join(name)!r} has "
         check(len(owners) < 2, "which", which, need + " and ".join(owners))
         return next((value.astype(p.dtype) for value in owners.values()), p)
 
@@ -180,8 +173,7 @@ def _as_shown(leaves, average) -> tuple[dict[Any, Any], Callable[..., Any]]:
 def _to_eval(state, average, params):
     if isinstance(state, ScheduleFreeState):
         y = params | leaves_by_path(state.schedule_free_y)
-        apart = _x_less_y(state, average)
-        return {name: y[name].astype(gap.dtype) + gap for name, gap in apart.items()}
+        return _moved(y, 1, state, average)
     is_begun = get_scalar(state.average_samples) > 0
     return {
         name: jnp.where(is_begun, a.astype(params[name].dtype), params[name])
@@ -192,16 +184,15 @@ def _to_eval(state, average, params):
 def _to_train(state, average, params):
     if not isinstance(state, ScheduleFreeState):
         return {name: params[name] for name in average}
-    apart = _x_less_y(state, average)
-    y = {name: params[name].astype(gap.dtype) - gap for name, gap in apart.items()}
+    y = _moved(params, -1, state, average)
     return y | leaves_by_path(state.schedule_free_y)
 
 
-def _x_less_y(state, gaps):
-    scalars = state.schedule_free_b1, state.schedule_free_c
-    b1, c = map(get_scalar, scalars)
-
-    def share(gap):
-        return ((1 - b1) * (1 - c)).astype(jnp.finfo(gap.dtype).dtype)
-
-    return {name: share(gap) * gap for name, gap in gaps.items()}
+def _moved(params, sign, state, gaps):
+    """The params with x - y = (1 - b1) (1 - c) gap added to them, times a sign."""
+    b1, c = map(get_scalar, (state.schedule_free_b1, state.schedule_free_c))
+    share = sign * (1 - b1) * (1 - c)
+    return {
+        name: params[name].astype(gap.dtype) + (share * gap).astype(gap.dtype)
+        for name, gap in gaps.items()
+    }

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, SupportsFloat, SupportsInt
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ._checks import Numbers, check, check_float, check_int
@@ -19,14 +20,13 @@ def merge_weights(num_snapshots: int, shape: Shape) -> np.ndarray:
         snapshot   0          i                n - 1
         weight     1 - w_1    w_i - w_(i+1)    w_(n-1)      with w_i = shape(i / n)
 
-    Let a constant run save n snapshots, and let u_i be its move from snapshot i - 1 to
-    i. The average is then snapshot 0 plus the sum of w_i u_i: the run with its later
-    moves cooled down by the shape. It is an identity of the recorded moves; a run that
-    cools down for real sees other gradients. A shape that rises somewhere gives
-    negative weights, and the identity still holds.
+    If a constant run saves n snapshots and moves by u_i from snapshot i - 1 to i, the
+    average is snapshot 0 plus the sum of w_i u_i: the run with its later moves cooled
+    down by the shape. This holds for the recorded moves; a run that really cools down
+    sees other gradients. Where a shape rises, a weight is negative.
 
     Args:
-        num_snapshots: n >= 1, equally far apart.
+        num_snapshots: n >= 1, the same number of updates apart.
         shape: Cooldown shape, see `optax_wsd.shapes`.
 
     Returns:
@@ -60,15 +60,15 @@ def merge_params(snapshots: Iterable[Any], weights: Numbers) -> Any:
 
         merged = weights[0] snapshot_0 + ... + weights[n-1] snapshot_(n-1)
 
-    Memory is that of the average and one snapshot, whatever their number, when
-    `snapshots` is an iterator that loads each one as it is asked for. The sum is
-    float32 for params below it, float64 for float64 params and Python floats; integers
-    and random keys are those of the last snapshot.
+    If `snapshots` is an iterator that loads each one when asked, memory holds the
+    average and one snapshot, however many there are. Sums are float32 or wider, float64
+    for float64 params and Python floats. Integers and random keys come from the last
+    snapshot.
 
     Args:
         snapshots: Trees of arrays and numbers of one structure, shapes and dtypes.
-        weights: One number for each snapshot, as from `merge_weights` or
-            `post_hoc_ema_weights`; they sum to 1, to within rounding to float32.
+        weights: One number for each snapshot, from `merge_weights`, for instance, or
+            `post_hoc_ema_weights`. They sum to 1, to within rounding to float32.
 
     Returns:
         A tree with the structure, dtypes and shardings of the snapshots; NumPy leaves
@@ -89,22 +89,19 @@ def merge_params(snapshots: Iterable[Any], weights: Numbers) -> Any:
     """
     weights = np.asarray(weights, np.float64)
     check_float("weights", weights)
-    is_list = weights.ndim == 1 and weights.size > 0
-    check(is_list, "weights", weights, "a list of numbers")
+    n = weights.size
+    check(weights.ndim == 1 and n > 0, "weights", weights, "a list of numbers")
     # Weights rounded to float32 are off by 6e-8 of each; more would scale the model.
     total, near = float(np.sum(weights)), 1e-6 * float(np.sum(np.abs(weights)))
     need = "numbers that sum to 1: divide them by their sum"
     check(abs(total - 1) <= near, "weights", total, need)
-    weights = weights / total
-    merged = last = None
-    count = 0
+    merged, last, count, need = None, None, 0, f"as many as there are weights ({n})"
     for count, last in enumerate(snapshots, start=1):
-        check(count <= weights.size, "snapshots", f"{count} or more", _as_many(weights))
-        if merged is None:
-            merged = jax.tree.map(_zero, last)
-        weight = float(weights[count - 1])
-        merged = jax.tree.map(functools.partial(_accumulate, weight), merged, last)
-    check(count == weights.size, "snapshots", count, _as_many(weights))
+        check(count <= n, "snapshots", f"{count} or more", need)
+        merged = jax.tree.map(_zero, last) if merged is None else merged
+        accumulate = functools.partial(_accumulate, weights[count - 1] / total)
+        merged = jax.tree.map(accumulate, merged, last)
+    check(count == n, "snapshots", count, need)
 
     def finish(m, p):
         if not is_averaged(p):
@@ -122,18 +119,17 @@ def post_hoc_ema_weights(
     """Weights that rebuild a power average of any gamma from a few stored ones.
 
     The power average of gamma at step t puts weight (gamma + 1) s^gamma / t^(gamma + 1)
-    on the params of time s <= t. The result is the combination of the stored averages
-    whose weight on the past is nearest to it in least squares, scaled to sum to 1.
-    `params_power_ema` is this average exactly, with params k filling the time from
-    k - 1 to k.
+    on the params of time s <= t; `params_power_ema` is exactly that if params k fill
+    the time from k - 1 to k. The result is the combination of the stored averages whose
+    weight on the past is nearest to it in least squares, scaled to sum to 1.
 
     Two gammas, one above and one below those wanted, stored 16 or more times, rebuild
-    any gamma between to well under 1 %. Weights are of both signs; large ones mean that
-    the stored averages do not hold what is asked.
+    any gamma between them to well under 1 %. Weights have both signs. Large ones show
+    that the stored averages do not contain what is asked for.
 
     Args:
         stored: (step, gamma) of each stored average, in the order in which they will be
-            merged. Step counts the samples that the average has seen, >= 1.
+            merged. The step is the number of samples in the average, >= 1.
         gamma: Exponent wanted, above -0.5; see `gamma_from_width` and
             `gamma_from_half_life`.
         step: Step at which the average is wanted, from 1 to the last stored step.
@@ -180,8 +176,8 @@ def gamma_from_width(relative_width: SupportsFloat) -> float:
 
         relative_width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))
 
-    The relative width is the standard deviation of the average's weight over the past,
-    as a part of the past: a narrow average forgets fast.
+    The relative width is the standard deviation of the average's weight over time, as a
+    fraction of the time so far. A narrow average forgets fast.
 
     Args:
         relative_width: Above 0, at most 12^-0.5 = 0.2887, where gamma is 0.
@@ -209,12 +205,12 @@ def gamma_from_half_life(fraction: SupportsFloat) -> float:
 
         gamma + 1 = ln 2 / fraction
 
-    It is the half-life of the forgetting rate (gamma + 1) / t that the average has at
-    step t, as of an EMA with decay 2^(-1 / (fraction t)). Half of the weight lies on
-    the last 1 - exp(-fraction) of the past, a little less than fraction.
+    At step t the average forgets at the rate (gamma + 1) / t, as an EMA with decay
+    2^(-1 / (fraction t)) does. Half of its weight lies on the last 1 - exp(-fraction)
+    of the past, a little less than fraction.
 
     Args:
-        fraction: Half-life as a part of the steps so far; above 0, at most
+        fraction: Half-life as a fraction of the steps so far; above 0, at most
             ln 2 = 0.6931, where gamma is 0.
 
     Returns:
@@ -234,18 +230,13 @@ def gamma_from_half_life(fraction: SupportsFloat) -> float:
     return math.log(2) / float(fraction) - 1
 
 
-def _as_many(weights: np.ndarray) -> str:
-    return f"as many as there are weights ({weights.size})"
-
-
 def _zero(leaf):
     """A float32 or float64 sum of nothing, beside its leaf."""
     if not is_averaged(leaf):
         return leaf
-    if isinstance(leaf, jax.Array):
-        return jax.numpy.zeros_like(leaf, dtype=average_dtype(leaf.dtype))
-    leaf = np.asarray(leaf)
-    return np.zeros(leaf.shape, average_dtype(leaf.dtype))
+    is_jax = isinstance(leaf, jax.Array)
+    leaf = leaf if is_jax else np.asarray(leaf)
+    return (jnp if is_jax else np).zeros_like(leaf, average_dtype(leaf.dtype))
 
 
 def _accumulate(weight: float, merged, leaf):

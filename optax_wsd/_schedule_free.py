@@ -1,16 +1,20 @@
 """Schedule-free training: no decay to plan, an average that is always ready.
 
-Three sequences: gradients are taken at y (the params), steps are made by z, and x, the
-average of z, is what one evaluates:
+The definition has three sequences. Gradients are taken at y, which are the params; z
+makes the steps; x, the average of z, is what one evaluates. A prime marks the next:
 
-    z' = z - lr d(y)        x' = x + c (z' - x)        y' = b1' x' + (1 - b1') z'
+    z' = z - lr d(y)
+    x' = x + c' (z' - x)
+    y' = b1' x' + (1 - b1') z'
 
-Two things are kept, the params y and the gap x - z' before x follows, so that no b1
-divides and each can be written in place, the gap first:
+Two of them are kept: y, and the gap x - z' as it is before x follows. From these,
 
-    gap' = (1 - c) gap + lr d    y' = y - (b1 - b1' + b1' c') gap' - lr (1 - b1) d
+    gap' = (1 - c) gap + lr d
+    y' = y - (b1 - b1' + b1' c') gap' - lr (1 - b1) d
 
-    x = y + (1 - b1) (1 - c) gap    z = y - b1 (1 - c) gap
+    x = y + (1 - b1) (1 - c) gap        z = y - b1 (1 - c) gap
+
+so nothing is divided by b1, and each can be written in place, the gap first.
 """
 
 from collections.abc import Callable
@@ -41,11 +45,11 @@ class ScheduleFreeState(NamedTuple):
     """State of `schedule_free`; trees have None in place of integers and keys."""
 
     schedule_free_count: jax.Array  # int32 scalar, updates so far
-    schedule_free_b1: jax.Array  # float scalar, the b1 of the params at hand
+    schedule_free_b1: jax.Array  # float scalar, the b1 of the current params
     schedule_free_max_rate: jax.Array  # float scalar, the largest learning rate so far
     schedule_free_weight_sum: jax.Array  # float (2,), sum and its rounding error
-    schedule_free_c: jax.Array  # float scalar, the share of z in x of that update
-    schedule_free_gap: Any  # x - z before x went that share of the way
+    schedule_free_c: jax.Array  # float scalar, the c of the latest update
+    schedule_free_gap: Any  # x - z before x went c of the way
     schedule_free_y: Any  # y before its rounding, None where the params are y itself
     direction_state: Any  # state of the direction
 
@@ -66,29 +70,29 @@ def schedule_free(
         weight   w = (k + 1)^r max(lr up to k)^weight_lr_power,   c = w / (sum of w)
         update   z' = z - lr d    x' = x + c (z' - x)    y' = b1 x' + (1 - b1) z'
 
-    for update k from 0, with the direction d computed at y from its gradients. The
-    learning rate is given here, once; the direction has none. Warmup helps; a decay is
-    not needed, and a falling rate does not lower the weights.
+    for update k from 0, with the direction d computed from the gradients at y. The
+    learning rate is given here, once; the direction has none. Warmup helps. The rate
+    need not fall, and a falling one does not lower the weights.
 
-    The state is x - z, beside the direction's: 4 bytes a parameter, whatever b1 is.
-    Params below float32 are the rounding of y, which is then kept as well.
+    The state is x - z, beside the direction's: 4 bytes a parameter for any b1. Params
+    below float32 are the rounding of y, and the state then holds y as well.
 
-    Freeze leaves around it, with `optax.partition`, `optax.masked` or
-    `optax.selective_transform`: what comes after it in a chain changes y alone, and
-    cannot stop the average.
+    To freeze leaves, wrap it in `optax.partition`, `optax.masked` or
+    `optax.selective_transform`. A transformation after it in a chain changes y alone
+    and cannot stop the average.
 
     Args:
         direction: A transformation from gradients to ascent directions, without a
             learning rate: `optax.scale_by_rms`, `optax.scale_by_lion`,
             `optax.contrib.scale_by_muon`, or a chain with `optax.add_decayed_weights`
-            (which then decays at y). Extra arguments of the update go to it.
+            (which then decays at y). Extra arguments of the update are passed to it.
         learning_rate: Rate >= 0, or a schedule of the count.
-        b1: Interpolation in [0, 1), or a schedule of the count; 0 is the average of
-            plain training, larger values average the gradients' points more.
+        b1: Share of x in y, in [0, 1), or a schedule of the count. At 0, x is the
+            average of plain training.
         weight_lr_power: Exponent of the largest rate so far in the weights, >= 0.
         r: Exponent of the step in the weights, >= 0.
-        decoupling: C > 0: c becomes min(1, c (1 - b1) C), which makes the averaging
-            span independent of b1. C = 1 / (1 - b1) changes nothing.
+        decoupling: C > 0. With it c becomes min(1, c (1 - b1) C), so that the averaged
+            span no longer depends on b1; C = 1 / (1 - b1) changes nothing.
         start_step: First update that is averaged, >= 0; before it c = 1 and x = z.
         state_dtype: Dtype of the state, float32 or wider; default: the leaf's, at least
             float32.
@@ -97,11 +101,10 @@ def schedule_free(
         A transformation that needs `params` in its update.
 
     Raises:
-        ValueError: a number is out of range, `params` is missing in an update, or, when
-            the state is made, the direction goes downhill, as `optax.sgd` does.
+        ValueError: a number is out of range, `params` is missing in an update, or
+            `init` finds that the direction goes downhill, as `optax.sgd` does.
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> from optax_wsd import eval_params
         >>> tx = schedule_free(optax.identity(), 1.0, b1=0.5)
         >>> params = jnp.array(0.0)
@@ -131,7 +134,7 @@ def schedule_free(
     def init_fn(params):
         params = as_arrays(params)
         _check_ascent(direction, params)
-        wide = wide_copies(params, state_dtype)
+        y = wide_copies(params, state_dtype)
 
         def unrounded(p, y):
             return None if y.dtype == p.dtype else y
@@ -142,8 +145,8 @@ def schedule_free(
             schedule_free_max_rate=jnp.zeros([], float),
             schedule_free_weight_sum=jnp.zeros([2], float),
             schedule_free_c=jnp.zeros([], float),
-            schedule_free_gap=jax.tree.map(lambda y: zeros_as(y, y.dtype), wide),
-            schedule_free_y=map_averaged(unrounded, params, wide),
+            schedule_free_gap=jax.tree.map(lambda y: zeros_as(y, y.dtype), y),
+            schedule_free_y=map_averaged(unrounded, params, y),
             direction_state=direction.init(wide_copies(params)),
         )
 
@@ -158,45 +161,45 @@ def schedule_free(
             c = jnp.minimum(1, c * (1 - new_b1) * decoupling)
         c = jnp.where(k < start_step, 1, c)
 
-        def widened(p, u):
-            return jnp.asarray(u, average_dtype(p.dtype))
-
         kept_y = state.schedule_free_y
-        ys = map_averaged(lambda p, y: p if y is None else y, params, kept_y)
-        gradients = map_averaged(widened, params, updates)
+        y = map_averaged(lambda p, y: p if y is None else y, params, kept_y)
+        gradients = map_averaged(
+            lambda p, g: jnp.asarray(g, average_dtype(p.dtype)), params, updates
+        )
 
         def direct(direction_state):
-            return direction.update(gradients, direction_state, ys, **extra_args)
+            return direction.update(gradients, direction_state, y, **extra_args)
 
         d, direction_state = direct(state.direction_state)
         y_d = d
         if find_states(state.direction_state, ScaleByAdamVState):
-            # On a CPU, XLA would write a d with two readers into memory of its own. It
-            # is cheaper to do Adam's arithmetic twice, and the barrier keeps compilers
-            # from doing it once: see schedule_free_adamw in benchmarks/README.md.
-            y_d, _ = direct(_set_apart(state.direction_state))
+            # The gap and y both read d. On a CPU, XLA would store it for them: 52 bytes
+            # read and written for each float32 parameter, and 4 of temporaries. Doing
+            # Adam's arithmetic twice takes 48 and none, and compilers see that the two
+            # are the same unless a barrier is between them.
+            apart = map_states(
+                _behind_barrier, state.direction_state, ScaleByAdamVState
+            )
+            y_d, _ = direct(apart)
 
-        def move_gap(_, gap, d):
-            return gap - _like(old_c, gap) * gap + _like(lr, gap) * d
+        def move_gap(gap, d):
+            return (gap - old_c * gap + lr * d).astype(gap.dtype)
 
-        def move_y(_, gap, d):
+        def move_y(gap, d):
             pull, rate = old_b1 - new_b1 + new_b1 * c, lr * (1 - old_b1)
-            return -(_like(pull, gap) * gap + _like(rate, gap) * d)
+            return (-pull * gap - rate * d).astype(gap.dtype)
 
-        def move_kept_y(_, y, move):
-            return None if y is None else y + move
-
-        gap = map_averaged(move_gap, params, state.schedule_free_gap, d)
-        moves = map_averaged(move_y, params, gap, y_d)
-        y = map_averaged(move_kept_y, params, kept_y, moves)
-        return jax.tree.map(_update, params, updates, moves, y), ScheduleFreeState(
+        gap = jax.tree.map(move_gap, state.schedule_free_gap, d)
+        moves = jax.tree.map(move_y, gap, y_d)
+        kept_y = jax.tree.map(lambda m, y: None if y is None else y + m, moves, kept_y)
+        return jax.tree.map(_update, params, updates, moves, kept_y), ScheduleFreeState(
             schedule_free_count=next_count(k),
             schedule_free_b1=new_b1,
             schedule_free_max_rate=max_rate,
             schedule_free_weight_sum=weight_sum,
             schedule_free_c=c,
             schedule_free_gap=gap,
-            schedule_free_y=y,
+            schedule_free_y=kept_y,
             direction_state=direction_state,
         )
 
@@ -223,8 +226,8 @@ def schedule_free_sgd(
 
     Args:
         learning_rate: Rate >= 0 or schedule; 10 to 50 times that of SGD.
-        warmup_steps: Updates of warmup, the first at 1 / warmup_steps; 0 is none.
-        b1: As in `schedule_free`; takes the place of momentum.
+        warmup_steps: Updates of warmup, the first at 1 / warmup_steps; 0 for none.
+        b1: As in `schedule_free`, in the place of momentum.
         weight_decay: Decay >= 0 at y, or a schedule.
         mask: Tree of booleans, or a function from params to one: what is decayed.
         weight_lr_power, r, decoupling, start_step, state_dtype: As in `schedule_free`.
@@ -236,7 +239,6 @@ def schedule_free_sgd(
         ValueError: a number is out of range, or `params` is missing in an update.
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> from optax_wsd import eval_params
         >>> tx = schedule_free_sgd(1.0, warmup_steps=2)
         >>> params = jnp.array(0.0)
@@ -280,8 +282,8 @@ def schedule_free_adamw(
     Args:
         learning_rate: Rate >= 0 or schedule; 1 to 10 times that of AdamW.
         warmup_steps: As in `schedule_free_sgd`.
-        b1: As in `schedule_free_sgd`. The best constant grows with the run;
-            `growing_b1_schedule()` needs no length.
+        b1: As in `schedule_free_sgd`. The best constant grows with the length of the
+            run, which `growing_b1_schedule()` need not know.
         b2: Decay of the second moment v, in [0, 1).
         eps: Added to the denominator, >= 0.
         weight_decay, mask: As in `schedule_free_sgd`.
@@ -294,7 +296,6 @@ def schedule_free_adamw(
         ValueError: a number is out of range, or `params` is missing in an update.
 
     Example:
-        >>> import jax.numpy as jnp, optax
         >>> from optax_wsd import eval_params
         >>> tx = schedule_free_adamw(0.1, warmup_steps=5)
         >>> params = jnp.array([3.0, -2.0])
@@ -333,7 +334,7 @@ def schedule_free_radam(
         rate   learning_rate sqrt((p - 4)(p - 2) P / ((P - 4)(P - 2) p)), 0 while p <= 4
                P = 2 / (1 - b2) - 1,  p = P - 2 t b2^t / (1 - b2^t),  t = k + 1
 
-    The first 4 updates only gather the second moment.
+    While p <= 4, for 4 updates with the default b2, only the second moment is gathered.
 
     Args:
         learning_rate: Rate >= 0 or schedule.
@@ -349,7 +350,6 @@ def schedule_free_radam(
         ValueError: a number is out of range, or `params` is missing in an update.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> tx = schedule_free_radam(0.1)
         >>> params, moved = jnp.array(1.0), []
         >>> state = tx.init(params)
@@ -364,28 +364,26 @@ def schedule_free_radam(
         arXiv:2405.15682.
     """
     check_float("b2", b2, above=0.6, below=1)
-    rate = _scaled(learning_rate, lambda k: _rectifier(b2, k.astype(float) + 1))
+    rate = _scaled(learning_rate, lambda t: _rectifier(b2, t))
     options = b1, weight_lr_power, r, decoupling, start_step, state_dtype
     return _decayed(_scale_by_adam_v(b2, eps), rate, weight_decay, mask, *options)
 
 
 def _update(p, u, move, y):
     """The move as an update of p, from p to the rounding of y where y is kept."""
-    if not is_averaged(p):
-        # Zeros for integers; keys have no zero, and none is asked of them.
-        has_zero = isinstance(p, jax.Array) and not jnp.issubdtype(
-            p.dtype, jax.dtypes.extended
-        )
-        return u if u is None or not has_zero else jnp.zeros_like(p)
-    if y is not None:
-        move = rounded(y, p.dtype) - p.astype(y.dtype)
-    return move.astype(p.dtype)
+    if is_averaged(p):
+        move = move if y is None else rounded(y, p.dtype) - p.astype(y.dtype)
+        return move.astype(p.dtype)
+    # Integers get a zero; keys have none, and functions no update at all.
+    is_key = jnp.issubdtype(getattr(p, "dtype", None), jax.dtypes.extended)
+    has_zero = isinstance(p, jax.Array) and not is_key
+    return jnp.zeros_like(p) if has_zero and u is not None else u
 
 
 def _weigh(state, k, max_rate, power, r, start_step):
     """The sum of weights, in units of max_rate^power, and the newest weight's share."""
-    rate = jnp.where(max_rate > 0, max_rate, 1)
-    shrink = jnp.where(max_rate > 0, state.schedule_free_max_rate / rate, 1) ** power
+    unit = jnp.where(max_rate > 0, max_rate, 1)
+    shrink = (state.schedule_free_max_rate / unit) ** power
     counts = ((max_rate > 0) | (power == 0)) & (k >= start_step)
     weight = jnp.where(counts, (k.astype(float) + 1) ** r, 0)
     old, error = state.schedule_free_weight_sum * shrink
@@ -428,10 +426,10 @@ def _scale_by_adam_v(b2, eps) -> optax.GradientTransformation:
         debias = -jnp.expm1(count.astype(float) * log_b2)
 
         def moment(g, v):
-            return v + _like(new, v) * (jnp.square(jnp.abs(g)) - v)
+            return (v + new * (jnp.square(jnp.abs(g)) - v)).astype(v.dtype)
 
         def scale(g, v):
-            return g / (jnp.sqrt(v / _like(debias, v)) + _like(eps, v))
+            return g / (jnp.sqrt(v / debias) + eps)
 
         v = jax.tree.map(moment, updates, state.adam_v)
         return jax.tree.map(scale, updates, v), ScaleByAdamVState(count, v)
@@ -439,14 +437,10 @@ def _scale_by_adam_v(b2, eps) -> optax.GradientTransformation:
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _set_apart(direction_state):
-    """The same state, from which compilers compute the direction anew."""
-
-    def behind_barrier(state):
-        count = jax.lax.optimization_barrier(state.adam_v_count)
-        return state._replace(adam_v_count=count)
-
-    return map_states(behind_barrier, direction_state, ScaleByAdamVState)
+def _behind_barrier(state):
+    """The same state, from which compilers compute the direction once more."""
+    count = jax.lax.optimization_barrier(state.adam_v_count)
+    return state._replace(adam_v_count=count)
 
 
 def _decayed(direction, rate, weight_decay, mask, *options):
@@ -460,16 +454,16 @@ def _decayed(direction, rate, weight_decay, mask, *options):
 def _warmed(learning_rate, warmup_steps) -> optax.Schedule:
     check_int("warmup_steps", warmup_steps)
 
-    def part(k):
-        done = (k + 1).astype(float) / jnp.maximum(warmup_steps, 1)
-        return jnp.where(k < warmup_steps, done, 1)
+    def warmed(t):
+        return jnp.minimum(1, t / jnp.maximum(warmup_steps, 1))
 
-    return _scaled(learning_rate, part)
+    return _scaled(learning_rate, warmed)
 
 
-def _scaled(learning_rate, part) -> optax.Schedule:
+def _scaled(learning_rate, factor) -> optax.Schedule:
+    """The rate of update k, times a factor of its number from 1."""
     rate_at = _schedule("learning_rate", learning_rate)
-    return lambda k: rate_at(k) * part(k)
+    return lambda k: rate_at(k) * factor(k.astype(float) + 1)
 
 
 def _schedule(argument, value, below=None) -> Callable[[Any], jax.Array]:
@@ -479,30 +473,23 @@ def _schedule(argument, value, below=None) -> Callable[[Any], jax.Array]:
     return lambda k: jnp.asarray(value(k) if callable(value) else value, float)
 
 
-def _like(scalar, leaf):
-    """A scalar in the real dtype of a leaf, so that it does not widen the leaf."""
-    return jnp.asarray(scalar, jnp.finfo(leaf.dtype).dtype)
-
-
 def _check_ascent(direction, params):
-    """Refuses a direction that leads downhill from gradients of 0 to gradients of 1.
+    """Refuses a direction that falls when the gradients rise from 0 to 1.
 
-    It is asked about leaves of one number each, computed here and now under jit too.
+    It is tried on leaves of one number each, at once even under jit.
     """
 
-    def tiny(value):
-        def leaf(p):
-            return jnp.full([min(n, 1) for n in p.shape], value, average_dtype(p.dtype))
-
-        return map_averaged(leaf, params)
+    def tiny(p):
+        return jnp.zeros([min(n, 1) for n in p.shape], average_dtype(p.dtype))
 
     try:
         with jax.ensure_compile_time_eval():
-            start = tiny(0)
-            state = direction.init(start)
-            at_0, at_1 = (direction.update(tiny(g), state, start)[0] for g in (0, 1))
-            rises = jax.tree.map(lambda a, b: jnp.sum(jnp.real(b - a)), at_0, at_1)
-            ok = not float(sum(jax.tree.leaves(rises))) < 0
+            at_0 = map_averaged(tiny, params)
+            at_1 = jax.tree.map(jnp.ones_like, at_0)
+            state = direction.init(at_0)
+            low, high = (direction.update(g, state, at_0)[0] for g in (at_0, at_1))
+            rise = jax.tree.map(lambda a, b: jnp.sum(jnp.real(b - a)), low, high)
+            ok = not float(optax.tree.sum(rise)) < 0
     except Exception:
         return  # It needs what only the run has: extra arguments, traced numbers.
     need = (

@@ -1,7 +1,7 @@
 """Schedules: pure functions from an optax count to a value, exact at any int32 step.
 
-Two parts build all of them: a warmup to the peak, and a fall that takes a schedule's
-value at one step down to another value. Every number may be a traced or vmapped array.
+All but one are built from two parts: a warmup to the peak, and a fall from the value at
+one step to another value. Every number may be a traced or vmapped array.
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ import optax
 
 from . import shapes
 from ._checks import MAX_STEP, Numbers, check, check_float, check_int, is_traced
+from ._tree import lerp
 from .shapes import Shape
 
 
@@ -39,9 +40,9 @@ def wsd_schedule(
         peak_value: Value of the stable phase, >= 0.
         total_steps: Step from which the value is end_value, >= 1.
         warmup_steps: Steps from init_value to the peak; 0 starts at the peak.
-        cooldown_steps: Steps from the peak to end_value; 0 is no cooldown: the peak for
-            ever.
-        init_value: Value at step 0 of a warmup, >= 0. With 0 the first update is lost.
+        cooldown_steps: Steps from the peak to end_value; with 0 there is no cooldown,
+            and the value stays at the peak.
+        init_value: Value at step 0 of a warmup, >= 0. At 0, the first update is lost.
         end_value: Value from total_steps on, >= 0.
         shape: Cooldown shape, see `optax_wsd.shapes`.
 
@@ -67,13 +68,12 @@ def wsd_schedule(
     check_int("cooldown_steps", cooldown_steps)
     check_float("end_value", end_value, at_least=0)
     stable = _warmup_schedule(peak_value, warmup_steps, init_value)
-    if not any(map(is_traced, (total_steps, warmup_steps, cooldown_steps))):
-        check(
-            bool(np.all(_int64(warmup_steps) + _int64(cooldown_steps) <= total_steps)),
-            "warmup_steps + cooldown_steps",
-            (warmup_steps, cooldown_steps),
-            f"at most total_steps ({total_steps})",
-        )
+    fits = _int64(warmup_steps) + _int64(cooldown_steps) <= _int64(total_steps)
+    phases, need = (
+        (warmup_steps, cooldown_steps),
+        f"at most total_steps ({total_steps})",
+    )
+    check(fits, "warmup_steps + cooldown_steps", phases, need)
     start_step = total_steps - jnp.asarray(cooldown_steps)
     return _fall(stable, start_step, cooldown_steps, end_value, shape)
 
@@ -91,7 +91,7 @@ def cooldown_schedule(
         step    before start_step   start_step + k                      afterwards
         value   schedule(step)      end + (v - end) shape(k / steps)    end_value
 
-    with v = schedule(start_step), which stays fixed during the cooldown.
+    with v = schedule(start_step), which is held during the cooldown.
 
     Args:
         schedule: The schedule to end, or a constant.
@@ -116,7 +116,8 @@ def cooldown_schedule(
         Hägele et al., 2024, arXiv:2405.18392, section 3.
     """
     if not callable(schedule):
-        schedule = _warmup_schedule(schedule, 0, 0.0, name="schedule")
+        check_float("schedule", schedule, at_least=0)
+        schedule = optax.constant_schedule(schedule)
     check_int("start_step", start_step)
     check_int("cooldown_steps", cooldown_steps, at_least=1)
     check_float("end_value", end_value, at_least=0)
@@ -142,13 +143,11 @@ def wsds_schedule(
 
     Args:
         peak_value: Value of the stable phases, >= 0.
-        end_steps: Ends of the budgets, ascending, each >= 1 and at least cooldown_steps
-            after the one before.
+        end_steps: Ends of the budgets, ascending, each at least cooldown_steps after
+            the one before, the first at least that much after the warmup.
         warmup_steps: Steps from init_value to the peak, once.
         cooldown_steps: Length of every cooldown, >= 1.
-        init_value: Value at step 0 of a warmup, >= 0.
-        end_value: Value at which every cooldown aims, >= 0.
-        shape: Cooldown shape, see `optax_wsd.shapes`.
+        init_value, end_value, shape: As in `wsd_schedule`.
 
     Returns:
         A schedule.
@@ -172,24 +171,16 @@ def wsds_schedule(
     stable = _warmup_schedule(peak_value, warmup_steps, init_value)
     is_list = np.ndim(end_steps) == 1 and np.size(end_steps) > 0
     check(is_list, "end_steps", end_steps, "a list")
-    if not any(map(is_traced, (end_steps, warmup_steps, cooldown_steps))):
-        starts = np.append(warmup_steps, _int64(end_steps)[:-1])
-        check(
-            bool(np.all(_int64(end_steps) - starts >= cooldown_steps)),
-            "end_steps",
-            end_steps,
-            f"ascending, each at least cooldown_steps ({cooldown_steps}) after the one "
-            f"before, the first after warmup_steps ({warmup_steps})",
-        )
-    end_steps = jnp.asarray(end_steps, jnp.int32)
+    _check_ascending("end_steps", end_steps, warmup_steps, cooldown_steps)
     shapes.check_shape(shape)
+    end_steps = jnp.asarray(end_steps, jnp.int32)
 
     def schedule(step):
         step = _int32(step)
         ended = jnp.searchsorted(end_steps, step, side="right")
         next_end = end_steps[jnp.minimum(ended, len(end_steps) - 1)]
-        start_step = next_end - cooldown_steps
-        return _fall(stable, start_step, cooldown_steps, end_value, shape)(step)
+        elapsed = step - (next_end - cooldown_steps)
+        return _between(stable(step), end_value, shape, elapsed, cooldown_steps)
 
     return schedule
 
@@ -214,7 +205,7 @@ def multistep_schedule(
         boundaries: First step of each later stage, ascending, from warmup_steps on.
         warmup_steps: Steps from init_value to the peak.
         scales: One multiplier of the peak for each boundary, >= 0.
-        init_value: Value at step 0 of a warmup, >= 0.
+        init_value: As in `wsd_schedule`.
 
     Returns:
         A schedule.
@@ -234,13 +225,10 @@ def multistep_schedule(
     check_int("boundaries", boundaries)
     check_float("scales", scales, at_least=0)
     stable = _warmup_schedule(peak_value, warmup_steps, init_value)
-    need = f"a list of as many as there are scales ({scales})"
+    need = f"a list of as many steps as there are scales ({scales})"
     is_list = np.ndim(boundaries) == 1 and np.shape(boundaries) == np.shape(scales)
     check(is_list, "boundaries", boundaries, need)
-    if not any(map(is_traced, (boundaries, warmup_steps))):
-        ascending = np.diff(np.append(_int64(warmup_steps), _int64(boundaries))) >= 0
-        need = f"ascending from warmup_steps ({warmup_steps}) on"
-        check(bool(np.all(ascending)), "boundaries", boundaries, need)
+    _check_ascending("boundaries", boundaries, warmup_steps, 0)
     boundaries = jnp.asarray(boundaries, jnp.int32)
     stages = jnp.append(1.0, jnp.asarray(scales, float))
 
@@ -260,28 +248,27 @@ def inverse_power_schedule(
     exponent: jax.typing.ArrayLike = 0.5,
     init_value: jax.typing.ArrayLike = 0.0,
 ) -> optax.Schedule:
-    """Warmup, then a fall as a power of the step that needs no end.
+    """Warmup, then a fall as a power of the step, with no end to choose.
 
         step    0 -> warmup_steps   later
         value   init -> peak        peak ((step + offset) / (warmup + offset))^-exponent
 
-    The exponent 0.5 is 1/sqrt(t) (WSqD; its offset is a pilot run's length); 0.51 is
-    the Power scheduler's. End it with `cooldown_schedule`.
+    An exponent of 0.5 is 1/sqrt(t) (WSqD, whose offset is the length of a pilot run);
+    the Power scheduler has 0.51. End it with `cooldown_schedule`.
 
     Args:
         peak_value: Value at warmup_steps, >= 0.
         warmup_steps: Steps from init_value to the peak.
-        offset_steps: Steps added to the clock of the fall; warmup_steps + offset_steps
-            >= 1.
+        offset_steps: Steps added to the clock of the fall, >= 0.
         exponent: Power of the fall, >= 0.
-        init_value: Value at step 0 of a warmup, >= 0.
+        init_value: As in `wsd_schedule`.
 
     Returns:
         A schedule.
 
     Raises:
-        ValueError: a value is out of range, or warmup_steps and offset_steps are both
-            0.
+        ValueError: a value is out of range, or the clock would start at 0 because
+            warmup_steps and offset_steps both are.
 
     Example:
         >>> lr = inverse_power_schedule(1.0, warmup_steps=100)
@@ -295,10 +282,9 @@ def inverse_power_schedule(
     stable = _warmup_schedule(peak_value, warmup_steps, init_value)
     check_int("offset_steps", offset_steps)
     check_float("exponent", exponent, at_least=0)
-    if not any(map(is_traced, (warmup_steps, offset_steps))):
-        total = _int64(warmup_steps) + _int64(offset_steps)
-        need = "at least 1 together with warmup_steps"
-        check(bool(np.all(total >= 1)), "offset_steps", offset_steps, need)
+    is_above_0 = _int64(warmup_steps) + _int64(offset_steps) >= 1
+    need = "at least 1 together with warmup_steps"
+    check(is_above_0, "offset_steps", offset_steps, need)
     clock_at_peak = jnp.asarray(warmup_steps, float) + offset_steps
 
     def schedule(step):
@@ -310,28 +296,27 @@ def inverse_power_schedule(
 
 
 def growing_b1_schedule(offset_steps: jax.typing.ArrayLike = 20) -> optax.Schedule:
-    """b1 of schedule-free training for every length: 1 - b1 falls as 1/sqrt(t).
+    """A b1 for schedule-free training of any length: 1 - b1 falls as 1/sqrt(t).
 
         b1 = 1 - sqrt(offset / (step + offset)):   0 at step 0, 0.9 at 99 offset
 
-    Why: with a constant rate lr, d_i the direction of update i and n updates done,
+    Why: at a constant rate lr, after n updates with directions d_0 to d_(n-1),
 
         z = y_0 - lr sum of d_i,   x = y_0 - lr sum of (1 - i / n) d_i
         y = y_0 - lr sum of (1 - b1 i / n) d_i
 
-    so that y, where gradients are taken, ends a run whose rate fell straight from lr to
-    (1 - b1) lr. A constant b1 holds that end at a constant rate, whose best value falls
-    with the length of the run; here it falls as the rate of `inverse_power_schedule`,
-    for all lengths at once.
+    so y, where gradients are taken, is where a run ends whose rate fell on a line from
+    lr to (1 - b1) lr. The best last rate falls with the length of the run: a constant
+    b1 fits one length, while here it falls for all as in `inverse_power_schedule`.
 
     Args:
         offset_steps: Steps >= 1 until 1 - b1 is 0.71; the default is that of claim 9.
 
     Returns:
-        A schedule, for `b1` of `schedule_free` and its relatives.
+        A schedule, for the `b1` of `schedule_free` and its relatives.
 
     Raises:
-        ValueError: offset_steps is no whole number from 1.
+        ValueError: offset_steps is not a whole number >= 1.
 
     Example:
         >>> b1 = growing_b1_schedule()
@@ -367,16 +352,15 @@ def infinite_schedule(
         step    0 -> warmup_steps -> warmup_steps + transition_steps -> for ever
         value   init -> peak      -> constant_value                  -> constant_value
 
-    New data can come at any time without a new warmup; end a run, or a branch of it,
-    with `cooldown_schedule`.
+    New data can arrive at any time without another warmup. End a run, or a branch of
+    it, with `cooldown_schedule`.
 
     Args:
         peak_value: Value at warmup_steps, >= 0.
         constant_value: Value that is kept, >= 0.
         warmup_steps: Steps from init_value to the peak.
         transition_steps: Steps from the peak to constant_value, >= 1.
-        init_value: Value at step 0 of a warmup, >= 0.
-        shape: Shape of the fall, see `optax_wsd.shapes`.
+        init_value, shape: As in `wsd_schedule`; the shape is that of the fall.
 
     Returns:
         A schedule.
@@ -399,11 +383,9 @@ def infinite_schedule(
     return _fall(stable, warmup_steps, transition_steps, constant_value, shape)
 
 
-def _warmup_schedule(
-    peak_value, warmup_steps, init_value, *, name="peak_value"
-) -> optax.Schedule:
+def _warmup_schedule(peak_value, warmup_steps, init_value) -> optax.Schedule:
     """A line from init_value at step 0 to peak_value at warmup_steps, then the peak."""
-    check_float(name, peak_value, at_least=0)
+    check_float("peak_value", peak_value, at_least=0)
     check_int("warmup_steps", warmup_steps)
     check_float("init_value", init_value, at_least=0)
 
@@ -429,26 +411,29 @@ def _fall(schedule, start_step, cooldown_steps, end_value, shape) -> optax.Sched
 
 def _between(start_value, end_value, shape, elapsed, steps):
     """end + (start - end) m, exactly `start` where m is 1 and `end` where it is 0."""
-    start_value = jnp.asarray(start_value, float)
-    end_value = jnp.asarray(end_value, float)
     m = shapes.multiplier(shape, elapsed, steps)
-    value = end_value + (start_value - end_value) * m
-    return jnp.where(m == 1, start_value, value)
+    return lerp(jnp.asarray(end_value, float), jnp.asarray(start_value, float), m)
 
 
-def _int64(value) -> np.ndarray:
-    return np.asarray(value, np.int64)
+def _check_ascending(argument, steps, warmup_steps, apart) -> None:
+    if not any(map(is_traced, (steps, warmup_steps, apart))):
+        gaps = np.diff(np.append(_int64(warmup_steps), _int64(steps)))
+        need = f"ascending from warmup_steps ({warmup_steps}) on, {apart} or more apart"
+        check(gaps >= apart, argument, steps, need)
+
+
+def _int64(value) -> Any:
+    """Steps whose sums and differences do not overflow; traced ones as they are."""
+    return value if is_traced(value) else np.asarray(value, np.int64)
 
 
 def _int32(step: Any) -> jax.Array:
     """A count, or an array of counts, as int32; refuses what int32 cannot hold."""
-    if not is_traced(step):
-        array = np.asarray(step) if not isinstance(step, jax.Array) else step
-        check(np.issubdtype(array.dtype, np.integer), "step", step, "a whole number")
-        if array.dtype != np.int32 and not isinstance(array, jax.Array):
-            in_range = np.all((array >= -MAX_STEP) & (array <= MAX_STEP))
-            check(bool(in_range), "step", step, "within int32")
-        step = array
-    if step.dtype == jnp.uint32:
+    if not isinstance(step, jax.Array):
+        check_int("step", step, at_least=-MAX_STEP)
+        step = np.asarray(step, np.int32)
+    # The values of a jax.Array are not looked at: that would wait for the device.
+    check(jnp.issubdtype(step.dtype, jnp.integer), "step", step, "a whole number")
+    if jnp.iinfo(step.dtype).max > MAX_STEP:
         step = jnp.minimum(step, MAX_STEP)
     return jnp.asarray(step, jnp.int32)

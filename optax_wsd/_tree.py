@@ -25,14 +25,14 @@ def lerp(start, end, weight):
 
 
 def known(number) -> Any:
-    """A number as Python has it, exact in float64; a traced one as it is."""
+    """A number as a Python number, exact in float64; a traced one as it is."""
     return number if is_traced(number) else np.asarray(number).item()
 
 
 def complement_and_log(decay):
-    """1 - decay and log(decay): in float64 where it is known, where 1 - d^t is near 0.
+    """1 - decay and log(decay), from which 1 - decay^t comes without cancellation.
 
-    A traced decay is held within [0, 1].
+    They are float64 if decay is known; a traced one is held within [0, 1].
     """
     decay = known(decay)
     if not is_traced(decay):
@@ -43,12 +43,8 @@ def complement_and_log(decay):
 
 def as_arrays(tree):
     """The tree with its numbers as arrays; what is abstract or no number stays."""
-
-    def leaf(p):
-        is_number = isinstance(p, int | float | complex | np.ndarray | np.generic)
-        return jnp.asarray(p) if is_number else p
-
-    return jax.tree.map(leaf, tree)
+    numbers = int | float | complex | np.ndarray | np.generic
+    return jax.tree.map(lambda p: jnp.asarray(p) if isinstance(p, numbers) else p, tree)
 
 
 def is_averaged(leaf) -> bool:
@@ -57,7 +53,7 @@ def is_averaged(leaf) -> bool:
 
 
 def average_dtype(dtype, state_dtype=None):
-    """The dtype of a state over leaves of `dtype`: at least float32, or as asked."""
+    """The dtype of a state for leaves of `dtype`: at least float32, or as asked."""
     if jnp.issubdtype(dtype, jnp.complexfloating) or state_dtype is None:
         return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
     return jnp.dtype(state_dtype)
@@ -85,7 +81,7 @@ def next_count(count) -> jax.Array:
 
 
 def wide_copies(params, state_dtype=None):
-    """The params in `average_dtype`, each in a buffer of its own; abstract ones so."""
+    """The params in `average_dtype`, each in its own buffer; abstract if they are."""
 
     def copy(p):
         dtype = average_dtype(p.dtype, state_dtype)
@@ -103,9 +99,9 @@ def zeros_as(leaf, dtype):
 
 
 def rounded(leaf, dtype):
-    """A leaf rounded to `dtype` and kept in float32 or better.
+    """A leaf rounded to `dtype` and kept in float32 or wider.
 
-    A compiler may leave out the rounding between two conversions, but not this one.
+    A compiler may drop the rounding between two conversions, but not this one.
     """
     leaf = leaf.astype(dtype)
     if jnp.finfo(dtype).bits >= 32:
@@ -117,12 +113,13 @@ def rounded(leaf, dtype):
 
 
 def leaves_by_path(tree) -> dict[tuple[str, ...], Any]:
-    """Leaves by their names from the root; a wrapper's last `value` is no name."""
+    """Leaves by their names from the root."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {leaf_name(path): leaf for path, leaf in leaves}
 
 
 def leaf_name(path) -> tuple[str, ...]:
+    """A key path as strings, without the `value` at its end that a wrapper adds."""
     names = path_names(path)
     return names[:-1] if names[-1:] == ("value",) else names
 
@@ -133,10 +130,10 @@ def path_names(path) -> tuple[str, ...]:
 
 
 def find_states(tree, *kinds: Any, which: str | None = None) -> dict[Any, Any]:
-    """The states of NamedTuple classes in a tree, in order, by their names.
+    """The states of these NamedTuple classes in a tree, in order, by their names.
 
     A state's names are the keys from the root, then its factory: `params_ema` for
-    `ParamsEmaState`. `which` is one of the names of the states to find.
+    `ParamsEmaState`. `which` selects the states that have it among their names.
     """
     found: dict[Any, Any] = {}
     _visit(found.setdefault, tree, kinds)
@@ -148,7 +145,7 @@ def find_states(tree, *kinds: Any, which: str | None = None) -> dict[Any, Any]:
 
 
 def map_states(fn: Callable[[Any], Any], tree, *kinds: Any, which: str | None = None):
-    """The tree with `fn` of the states that are found; dicts come back as dicts."""
+    """The tree with `fn` of the states found; dicts come back as dicts."""
     chosen = find_states(tree, *kinds, which=which)
     return _visit(lambda names, s: fn(s) if names in chosen else s, tree, kinds)
 
@@ -172,9 +169,9 @@ def _visit(fn: Callable[[Any, Any], Any], tree, kinds):
 
 def _kind_of(node, kinds) -> Any:
     """The class of a state among `kinds`; of a dict, by its keys."""
-    if isinstance(node, Mapping):
-        return next((kind for kind in kinds if set(node) == set(kind._fields)), None)
-    return next((kind for kind in kinds if isinstance(node, kind)), None)
+    keys = set(node) if isinstance(node, Mapping) else ()
+    kinds = (k for k in kinds if isinstance(node, k) or keys == set(k._fields))
+    return next(kinds, None)
 
 
 def factory_name(kind) -> str:

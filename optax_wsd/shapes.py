@@ -3,7 +3,7 @@
     p   0 (cooldown starts)  ->  1 (cooldown is over)
     m   1                    ->  0
 
-A shape is a plain function, and any function of that kind will do as one:
+A shape is a plain function, and you can pass your own:
 
     >>> import optax_wsd
     >>> lr = optax_wsd.wsd_schedule(
@@ -11,8 +11,8 @@ A shape is a plain function, and any function of that kind will do as one:
     >>> float(lr(75))
     0.125
 
-The shapes below also know themselves as a function of what remains, q = 1 - p, so that
-a schedule is exact in relative terms down to its last step, where 1 - p rounds away.
+The shapes below are also known as functions of what remains, q = 1 - p. That keeps a
+schedule's relative error at rounding down to its last step, where 1 - p would lose it.
 """
 
 import math
@@ -129,11 +129,7 @@ def power(exponent: jax.typing.ArrayLike) -> Shape:
         of 1.65 to 1.75).
     """
     check_float("exponent", exponent, above=0)
-
-    def shape(p):
-        return (1 - p) ** exponent
-
-    return _exact_near_end(shape, lambda q: q**exponent)
+    return _exact_near_end(lambda p: (1 - p) ** exponent, lambda q: q**exponent)
 
 
 def one_minus_power(exponent: jax.typing.ArrayLike) -> Shape:
@@ -157,11 +153,8 @@ def one_minus_power(exponent: jax.typing.ArrayLike) -> Shape:
         Hägele et al., 2024, arXiv:2405.18392, section 3 and appendix, for 0.5 and 2.
     """
     check_float("exponent", exponent, above=0)
-
-    def shape(p):
-        return 1 - p**exponent
-
-    return _exact_near_end(shape, _one_minus_power_of_remaining(exponent))
+    of_remaining = _one_minus_power_of_remaining(exponent)
+    return _exact_near_end(lambda p: 1 - p**exponent, of_remaining)
 
 
 def lowered_linear(level: jax.typing.ArrayLike = 0.7) -> Shape:
@@ -184,11 +177,7 @@ def lowered_linear(level: jax.typing.ArrayLike = 0.7) -> Shape:
         Dremov et al., 2025, arXiv:2508.01483, section 4.
     """
     check_float("level", level, above=0, at_most=1)
-
-    def shape(p):
-        return level * (1 - p)
-
-    return _exact_near_end(shape, lambda q: level * q)
+    return _exact_near_end(lambda p: level * (1 - p), lambda q: level * q)
 
 
 def exponential(ratio: jax.typing.ArrayLike) -> Shape:
@@ -213,17 +202,14 @@ def exponential(ratio: jax.typing.ArrayLike) -> Shape:
         Hu et al. (MiniCPM), 2024, arXiv:2404.06395, section 4.
     """
     check_float("ratio", ratio, above=0, below=1)
-
-    def shape(p):
-        return (ratio**p - ratio) / (1 - ratio)
-
     return _exact_near_end(
-        shape, lambda q: ratio * jnp.expm1(-jnp.log(ratio) * q) / (1 - ratio)
+        lambda p: (ratio**p - ratio) / (1 - ratio),
+        lambda q: ratio * jnp.expm1(-jnp.log(ratio) * q) / (1 - ratio),
     )
 
 
 def _exact_near_end(shape: Shape, of_remaining: Shape) -> Shape:
-    """Lets `shape` carry itself as a function of q = 1 - p."""
+    """The shape, which now carries itself as a function of q = 1 - p."""
     shape.of_remaining = of_remaining  # pyright: ignore[reportFunctionMemberAccess]
     return shape
 
@@ -246,26 +232,25 @@ _exact_near_end(mirror_cosine, lambda q: 2 * q - _half_versine(q))
 def multiplier(shape: Shape, elapsed: Any, steps: Any) -> jax.Array:
     """The shape's value `elapsed` of `steps` steps into the cooldown; 1 before it.
 
-        elapsed   < 0   0          steps   > steps
-        value     1     shape(0)   shape(1) shape(1)
+        elapsed   < 0   0          steps or more
+        value     1     shape(0)   shape(1)
 
-    Differences are taken between integers and only their ratio is rounded. `steps` of 0
-    is no cooldown: the multiplier stays 1.
+    Differences are taken between integers, and only their ratio is rounded. With 0
+    steps there is no cooldown, and the multiplier stays 1.
     """
     started = (elapsed >= 0) & (steps > 0)
     steps = jnp.maximum(steps, 1)
     elapsed = jnp.clip(elapsed, 0, steps)
     p = elapsed.astype(float) / steps
     value = shape(p)
-    of_remaining = getattr(shape, "of_remaining", None)
-    if of_remaining is not None:
+    if of_remaining := getattr(shape, "of_remaining", None):
         q = (steps - elapsed).astype(float) / steps
         value = jnp.where(p < 0.5, value, of_remaining(jnp.minimum(q, 0.5)))
     return jnp.where(started, value, 1.0)
 
 
 def check_shape(shape: Any) -> None:
-    """Refuses what is no shape: also a factory such as `power` that was not called."""
+    """Refuses what is not a shape, such as a factory like `power` left uncalled."""
     need = (
         "a function from progress in [0, 1] to a finite multiplier, as in "
         "optax_wsd.shapes (power(2.0), not power; for optax.inject_hyperparams name it "
@@ -275,5 +260,5 @@ def check_shape(shape: Any) -> None:
     for p in (0.5, 0.0, 1.0):
         value = shape(jnp.asarray(p, float))
         is_number = hasattr(value, "dtype") or isinstance(value, float | int)
-        is_finite = is_number and (is_traced(value) or np.all(np.isfinite(value)))
+        is_finite = is_number and (is_traced(value) or np.isfinite(value))
         check(is_finite, "shape", shape, need)

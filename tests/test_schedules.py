@@ -459,7 +459,7 @@ REFUSALS = [
     ("wsds", WSDS, dict(shape=None), "shape must be a function"),
     ("multistep", STEP, dict(boundaries=(90, 80)), "boundaries must be ascending"),
     ("multistep", STEP, dict(boundaries=(5, 80)), "boundaries must be ascending"),
-    ("multistep", STEP, dict(boundaries=(80,)), "as many as there are scales"),
+    ("multistep", STEP, dict(boundaries=(80,)), "as many steps as there are scales"),
     ("multistep", STEP, dict(scales=(-1.0, 0.1)), "scales must be"),
     ("multistep", STEP, dict(boundaries=80, scales=0.1), "boundaries must be a list"),
     ("wsd", WSD, dict(peak_value="1e-3"), "peak_value must be .* got '1e-3'"),

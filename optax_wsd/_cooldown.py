@@ -9,6 +9,7 @@ import optax
 from . import shapes
 from ._checks import MAX_STEP, check, check_float, check_int, is_traced
 from ._tree import (
+    as_arrays,
     average_dtype,
     find_states,
     get_scalar,
@@ -113,7 +114,7 @@ def scale_by_cooldown(
 
         count = next_count(state.cooldown_count)
         new = dict(cooldown_count=count, cooldown_scale=scale(state, count), **own())
-        return jax.tree.map(scaled, updates), state._replace(**new)
+        return jax.tree.map(scaled, as_arrays(updates)), state._replace(**new)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -135,10 +135,7 @@ def schedule_free(
         params = as_arrays(params)
         _check_ascent(direction, params)
         y = wide_copies(params, state_dtype)
-
-        def unrounded(p, y):
-            return None if y.dtype == p.dtype else y
-
+        kept_y = map_averaged(lambda p, y: None if y.dtype == p.dtype else y, params, y)
         return ScheduleFreeState(
             schedule_free_count=jnp.zeros([], jnp.int32),
             schedule_free_b1=b1_at(0),
@@ -146,7 +143,7 @@ def schedule_free(
             schedule_free_weight_sum=jnp.zeros([2], float),
             schedule_free_c=jnp.zeros([], float),
             schedule_free_gap=jax.tree.map(lambda y: zeros_as(y, y.dtype), y),
-            schedule_free_y=map_averaged(unrounded, params, y),
+            schedule_free_y=kept_y,
             direction_state=direction.init(wide_copies(params)),
         )
 
@@ -296,15 +293,11 @@ def schedule_free_adamw(
         ValueError: a number is out of range, or `params` is missing in an update.
 
     Example:
-        >>> from optax_wsd import eval_params
         >>> tx = schedule_free_adamw(0.1, warmup_steps=5)
         >>> params = jnp.array([3.0, -2.0])
-        >>> state = tx.init(params)
-        >>> for _ in range(200):
-        ...     updates, state = tx.update(params, state, params)
-        ...     params = optax.apply_updates(params, updates)
-        >>> bool(jnp.all(jnp.abs(eval_params(state, params)) < 0.5))
-        True
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> print(updates)  # a fifth of the rate, against the gradient
+        [-0.02  0.02]
 
     References:
         Defazio et al., 2024, arXiv:2405.15682, algorithm 1, with the bias correction of

@@ -103,10 +103,9 @@ def rounded(leaf, dtype):
 
     A compiler may drop the rounding between two conversions, but not this one.
     """
-    leaf = leaf.astype(dtype)
-    if jnp.finfo(dtype).bits >= 32:
+    leaf, info = leaf.astype(dtype), jnp.finfo(dtype)
+    if info.bits >= 32:
         return leaf
-    info = jnp.finfo(dtype)
     # The exponents of 8 bits are no prefix of those of float32: they have no infinity.
     exponent_bits = info.nexp if info.bits == 16 else 8
     return jax.lax.reduce_precision(leaf.astype(jnp.float32), exponent_bits, info.nmant)

@@ -707,7 +707,7 @@ def test_params_may_be_python_numbers_float8_and_hold_functions(name):
     }
     state = tx.init(params | {"activation": None})
     grads = {
-        "number": jnp.ones(()),
+        "number": 1.0,
         "numpy": np.ones(2, np.float32),
         "float8": jnp.zeros(3, jnp.float8_e4m3fn),
         "activation": None,

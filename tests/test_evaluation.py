@@ -104,6 +104,8 @@ def test_found_in_nnx(make):
     np.testing.assert_allclose(model.weight[...], want["weight"], rtol=1e-6)
     kernel = want["layers"][0]["kernel"]
     np.testing.assert_allclose(model.layers[0].kernel[...], kernel, rtol=1e-6)
+    pure = optax_wsd.eval_params(optimizer.opt_state, nnx.to_pure_dict(params))
+    np.testing.assert_array_equal(pure["layers"][0]["kernel"], model.layers[0].kernel)
 
 
 def test_found_in_a_linen_train_state():

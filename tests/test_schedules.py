@@ -452,6 +452,7 @@ REFUSALS = [
     ("wsd", WSD, dict(init_value=-0.1), "init_value must be"),
     ("wsd", WSD, dict(end_value=float("inf")), "end_value must be"),
     ("wsd", WSD, dict(shape="linear"), "shape must be a function .* got 'linear'"),
+    ("wsd", WSD, dict(shape=lambda p: 1 / p), "shape must be .* to a finite"),
     ("wsds", WSDS, dict(end_steps=()), "end_steps must be"),
     ("wsds", WSDS, dict(end_steps=(100, 50)), "end_steps must be ascending"),
     ("wsds", WSDS, dict(end_steps=(20, 100)), "end_steps must be ascending"),
@@ -494,6 +495,11 @@ def test_a_step_that_is_no_count_is_refused(step):
     schedule = optax_wsd.wsd_schedule(**WSD)
     with pytest.raises(ValueError, match="step must be"):
         schedule(step)
+
+
+def test_a_traced_step_that_is_no_count_is_refused():
+    with pytest.raises(ValueError, match="step must be a whole number"):
+        jax.eval_shape(optax_wsd.wsd_schedule(**WSD), 3.0)
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,8 @@ def test_the_first_multiplier_is_told_before_its_update(end):
     want = [last + (1 - last) * 0.7, last + (1 - last) * 0.35, last]
     np.testing.assert_allclose(scales, want, rtol=1e-6)
     assert told == pytest.approx(want[0], rel=1e-6)
+    later = optax_wsd.start_cooldown(DROPS.init(None), 2, start_step=1, end_scale=end)
+    assert optax_wsd.cooldown_scale(later) == 1
 
 
 def test_a_call_at_every_step_is_one_call():
@@ -362,8 +364,9 @@ def test_another_cooldown_goes_on_from_the_multiplier_reached(again, want):
     tx = optax_wsd.scale_by_cooldown(shapes.linear)
     _, state = tx.update(None, tx.init(None))
     _, state = applied(tx, optax_wsd.start_cooldown(state, 5), 2)
-    scales, _ = applied(tx, optax_wsd.start_cooldown(state, **again), 3)
+    scales, state = applied(tx, optax_wsd.start_cooldown(state, **again), 3)
     np.testing.assert_allclose(scales, want, atol=1e-6)
+    assert applied(tx, optax_wsd.stop_cooldown(state), 2)[0] == [1, 1]
 
 
 def test_a_start_that_is_taken_back_before_its_update_leaves_nothing():

@@ -323,7 +323,7 @@ def test_a_state_moves_to_a_transform_with_another_shape_and_end():
     assert float(told) == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize("end", [None, 0.4])
+@pytest.mark.parametrize("end", [None, 0.4, 0.0])
 def test_the_first_multiplier_is_told_before_its_update(end):
     state = optax_wsd.start_cooldown(DROPS.init(None), 2, end_scale=end)
     told = float(optax_wsd.cooldown_scale(state))

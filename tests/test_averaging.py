@@ -212,6 +212,14 @@ def test_a_traced_decay_keeps_the_remainder_and_a_known_one_above_0_9999_does():
     assert traced == [1]
 
 
+def test_a_float32_decay_is_taken_exactly_under_x64():
+    decay, points = np.float32(0.1), np.arange(1.0, 5.0)
+    with jax.enable_x64(True):
+        *_, (_, state) = feed(optax_wsd.params_ema(decay), jnp.asarray([0.0, *points]))
+        want = reference.ema(points, float(decay))
+        np.testing.assert_allclose(state.params_ema, want, rtol=1e-14)
+
+
 def test_a_remainder_starts_at_zero_whatever_the_params_are():
     params = jnp.asarray([jnp.nan, jnp.inf, 1.0])
     state = jax.jit(optax_wsd.params_ema(0.99999).init)(params)

@@ -83,8 +83,8 @@ def params_ema(
 
     The average is one copy of the params, in float32 or wider. If the params stand
     still, it approaches them to 2^-24 / (1 - decay) of their size, below which its
-    steps round away. Above a decay of 0.9999, and for a decay that is traced when the
-    state is made, a bfloat16 remainder keeps what rounding leaves out.
+    steps round away. Above a decay of 0.9999 a bfloat16 remainder keeps what rounding
+    leaves out; for a decay that is traced when the state is made there is none.
 
     Args:
         decay: Weight of the past, in [0, 1). The horizon is 1 / (1 - decay) samples.
@@ -117,7 +117,7 @@ def params_ema(
     """
     check_float("decay", decay, at_least=0, below=1)
     new, log_decay = complement_and_log(decay)
-    is_long = is_traced(decay) or known(decay) > 0.9999
+    is_long = not is_traced(decay) and known(decay) > 0.9999
 
     def weight(t):
         t = t.astype(float)

@@ -29,9 +29,7 @@ class ScaleByCooldownState(NamedTuple):
     cooldown_start: jax.Array  # int32 scalar, 2^31 - 1 while no cooldown is planned
     cooldown_steps: jax.Array  # int32 scalar, length of the cooldown
     cooldown_from: jax.Array  # float scalar, what falls: 1, or the multiplier reached
-    cooldown_end: (
-        jax.Array
-    )  # float scalar, the start's end_scale; -1 for the transform's
+    cooldown_end: jax.Array  # float scalar, the start's end_scale; -1 for none
     cooldown_scale: jax.Array  # float scalar, the multiplier of the next update
     # shape(0) and end_scale of the transform: from a state alone, `cooldown_scale` can
     # then say what a start will do. Updates write them and never read them, so that a

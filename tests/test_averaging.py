@@ -189,8 +189,9 @@ def test_ema_of_100_000_float32_samples_at_decay_0_99999(noise, spell, traced):
     slow = 1 + 0.1 * np.sin(np.arange(dim) + np.arange(steps)[:, None] * 2e-5)
     points = np.float32(slow + noise * rng.normal(size=(steps, dim)))
 
+    first = optax_wsd.params_ema(decay).init(points[0])
+
     def run(points, decay):
-        first = optax_wsd.params_ema(spell(0.99999)).init(points[0])
         tx = optax_wsd.params_ema(decay)
 
         def step(state, point):

@@ -7,15 +7,15 @@
 
 The model is that of `examples/gpt` with GPT-2-small's width, depth and heads, in
 bfloat16 with float32 params. Each row is one program: whether it fits, what it needs of
-each chip, and how long that would take at the peaks of `examples/gpt/peaks.py`: flops,
-bytes and collectives, each alone. MFU is the model's flops over the longest of the
+each chip, and how long that would take at the peaks of the chip: flops, bytes and
+collectives, each alone. MFU is the model's flops over the longest of the
 three: an estimate from above, nothing was run.
 """
 
 import math
 import re
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,27 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax_wsd
 from examples.gpt import model
 from examples.gpt.config import ModelConfig
-from examples.gpt.peaks import PEAKS
+from examples.gpt.trainer import PEAK_FLOPS
 
 from .programs import figures, print_row, print_table, target_devices, versions
 
+
+class Peak(NamedTuple):
+    """What a chip can do at most, beside its flops, by its maker's page."""
+
+    memory: float  # bytes
+    bandwidth: float  # bytes moved in a second
+    link: float  # bytes to other chips in a second, in one direction
+
+
+# By JAX's name of the device, from the pages that PEAK_FLOPS names.
+PEAKS = {
+    "TPU v5 lite": Peak(16e9, 819e9, 200e9),
+    "TPU v5": Peak(95e9, 2765e9, 600e9),
+    "TPU v6 lite": Peak(32e9, 1638e9, 400e9),
+    "NVIDIA A100-SXM4-80GB": Peak(80e9, 2039e9, 300e9),
+    "NVIDIA H100 80GB HBM3": Peak(80e9, 3350e9, 450e9),
+}
 RATE = 1e-3
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adamw": lambda: optax.adamw(RATE),
@@ -149,12 +166,13 @@ def compiled_cells(config, tx, mesh: Mesh, *, batch, length, **how) -> list[str]
             raise
         used = re.search(r"Used ([\d.]+)G", str(error))
         return ["no", used[1] if used else "", *[""] * 12]
-    cost, peak = figures(compiled), PEAKS[mesh.devices.flat[0].device_kind]
+    kind = mesh.devices.flat[0].device_kind
+    cost, peak, peak_flops = figures(compiled), PEAKS[kind], PEAK_FLOPS[kind]
     params = jax.eval_shape(lambda: model.init_params(config, 0))
     useful = model.step_flops(config, params, batch, length) / mesh.size
     # The compiler does not count what is inside of an attention kernel.
     times = (
-        max(useful, cost.flops) / peak.flops,
+        max(useful, cost.flops) / peak_flops,
         cost.bytes_accessed / peak.bandwidth,
         cost.collective_bytes / peak.link,
     )
@@ -173,7 +191,7 @@ def compiled_cells(config, tx, mesh: Mesh, *, batch, length, **how) -> list[str]
         f"{cost.bytes_accessed / 1e9:.1f}",
         *(in_the_text if cost.kernels else "????"),
         *(f"{1e3 * time:.1f}" for time in times),
-        f"{useful / peak.flops / max(times):.0%}",
+        f"{useful / peak_flops / max(times):.0%}",
     ]
 
 

@@ -18,7 +18,7 @@ from examples.gpt.config import (
     OptimizerConfig,
 )
 from examples.gpt.data import load_text
-from examples.gpt.signals import Signals
+from examples.gpt.processes import Signals
 from examples.gpt.train import run_to_end
 from examples.gpt.trainer import make_trainer
 

@@ -11,9 +11,9 @@ import pytest
 from examples.gpt.config import DataConfig, UserError
 from examples.gpt.data import (
     StepBatches,
-    batches_from,
     codec,
     load_text,
+    training_batches,
     validation_batches,
 )
 from examples.gpt.tokenize import Tokenize
@@ -46,8 +46,9 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(folder):
 
 def test_a_later_start_sees_the_same_stream(folder):
     data = config(folder)
-    source = StepBatches(load_text(data).train, data, 0)
-    batches = batches_from(source, 5)
+    text = load_text(data)
+    source = StepBatches(text.train, data, 0)
+    batches = training_batches(text, data, 0, 5)
     for step in range(5, 9):
         assert (next(batches) == source[step]).all()
 
@@ -91,11 +92,11 @@ def test_another_file_moves_no_file(folder):
 
 
 def test_the_checksum_sees_contents_and_names(folder):
-    first = load_text(config(folder)).sha256
+    first = load_text(config(folder)).identity
     (folder / "0.txt").write_text("changed")
-    second = load_text(config(folder)).sha256
+    second = load_text(config(folder)).identity
     (folder / "0.txt").rename(folder / "renamed.txt")
-    third = load_text(config(folder)).sha256
+    third = load_text(config(folder)).identity
     assert len({first, second, third}) == 3
 
 
@@ -108,23 +109,23 @@ def test_one_file_is_held_out_at_its_end(tmp_path):
 
 
 def test_hidden_files_are_no_text(folder):
-    before = load_text(config(folder)).sha256
+    before = load_text(config(folder)).identity
     (folder / ".hidden").write_text("hidden")
     (folder / "__pycache__").mkdir()
     (folder / "__pycache__" / "x.pyc").write_bytes(b"\x00")
-    assert load_text(config(folder)).sha256 == before
+    assert load_text(config(folder)).identity == before
 
 
 def test_what_a_run_writes_is_no_text(folder):
-    before = load_text(config(folder)).sha256
+    before = load_text(config(folder)).identity
     run = folder / "runs" / "trunk"
     (run / "checkpoints").mkdir(parents=True)
     for name in (".lock", ".run.json.tmp"):  # of one killed at its start
         (run / name).write_text("left")
-    assert load_text(config(folder)).sha256 == before
+    assert load_text(config(folder)).identity == before
     for name in ("run.json", "metrics.jsonl", "checkpoints/000000004.json"):
         (run / name).write_text("a run's")
-    assert load_text(config(folder)).sha256 == before
+    assert load_text(config(folder)).identity == before
 
 
 def test_binary_files_are_refused_or_asked_for(folder):
@@ -139,7 +140,7 @@ def test_names_may_be_any_bytes(folder):
     name = os.fsdecode(b"\xff.txt")
     (folder / name).write_text("odd\n" * 20)
     assert "odd" in lines(load_text(config(folder)).train)
-    assert "\ufffd" in load_text(config(folder / name, sequence_length=1)).name
+    assert load_text(config(folder / name, sequence_length=1)).name.endswith(name)
 
 
 def test_rows_of_another_text_take_the_place_of_rows(folder):
@@ -198,18 +199,17 @@ def test_another_text_is_tokenized_by_a_given_tokenizer(tokens):
 
 def test_damaged_tokens_are_refused(tokens, tmp_path):
     shutil.copytree(tokens / "tokens", tmp_path / "t")
-    before = load_text(config(tmp_path / "t")).sha256
+    before = load_text(config(tmp_path / "t")).identity
     changed = np.memmap(tmp_path / "t" / "train.bin", "uint16", "r+")
     changed[3] += 1
     changed.flush()
-    assert load_text(config(tmp_path / "t")).sha256 != before
+    assert load_text(config(tmp_path / "t")).identity != before
     about = tmp_path / "t" / "tokens.json"
+    before = load_text(config(tmp_path / "t")).identity
     about.write_text(about.read_text().replace("300", "301"))
-    with pytest.raises(UserError, match="tokens.json is not good: it was changed"):
-        load_text(config(tmp_path / "t"))
+    assert load_text(config(tmp_path / "t")).identity != before
     (tmp_path / "t" / "val.bin").write_bytes(b"odd")
-    about.unlink()
-    with pytest.raises(UserError, match="Cannot read tokens from"):
+    with pytest.raises(UserError, match="tokens of .* cannot be read"):
         load_text(config(tmp_path / "t"))
 
 
@@ -232,7 +232,7 @@ def test_the_default_text_is_the_source_of_jax():
 
 
 def test_text_that_cannot_be_used_is_refused(tmp_path, folder):
-    with pytest.raises(UserError, match="Cannot read .*nowhere: No such file"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         load_text(config(tmp_path / "nowhere"))
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from examples.gpt.__main__ import main
-from examples.gpt.checkpoints import Checkpoints, write_sealed
+from examples.gpt.checkpoints import Checkpoints, write_json
 from examples.gpt.compare import Compare
 from examples.gpt.config import (
     DataConfig,
@@ -53,11 +53,13 @@ def write_curve(folder, parent, rates, steps):
     folder.mkdir()
     config = to_json(tiny_config(folder, steps=len(rates)))
     if parent:
-        write_sealed(step_of(folder.parent / "trunk"), {"step": 800, "run": ""})
+        write_json(
+            step_of(folder.parent / "trunk"), {"step": 800, "run": "", "files": {}}
+        )
         seal = Checkpoints(folder.parent / "trunk" / "checkpoints").seal(800)
         parent |= {"seal": seal, "changes": []}
     manifest = {"config": config, "parent": parent}
-    write_sealed(folder / "run.json", manifest)
+    write_json(folder / "run.json", manifest)
     start = parent["step"] if parent else 0
     lines = [{"step": i + 1, "lr": rates[i]} for i in range(start, len(rates))]
     losses = LAW.predict(rates, np.array(steps))
@@ -196,7 +198,7 @@ def test_with_a_law_a_trunk_tells_its_loss_if_cooled(text, tmp_path):
     config, folder = tiny_config(text, steps=4), tmp_path / "trunk"
     run(folder, config)
     law = LAW._replace(peak_value=config.optimizer.peak)
-    write_sealed(folder / "law.json", law._asdict())
+    write_json(folder / "law.json", law._asdict())
     run(folder, tiny_config(text, steps=10))
     first, *others = read_evaluations(folder)
     assert "val_loss_if_cooled" not in first
@@ -224,7 +226,7 @@ def test_the_loss_if_cooled_is_told_of_trunks_only(text, tmp_path):
     config = tiny_config(text, steps=8, cooldown_steps=4)
     folder = tmp_path / "run"
     run(folder, config)
-    write_sealed(folder / "law.json", LAW._asdict())
+    write_json(folder / "law.json", LAW._asdict())
     shutil.rmtree(folder / "checkpoints")
     run(folder, config)
     assert all("val_loss_if_cooled" not in line for line in read_evaluations(folder))
@@ -237,7 +239,7 @@ def compared(text, tmp_path_factory):
         out=folder / "runs",
         budgets=(24, 40),
         steps="auto",
-        cosine_peaks=(0.01, 0.01),
+        cosine_peak=0.01,
         model=ModelConfig(width=16, depth=1, heads=1),
         data=DataConfig(text, 8, batch_size=8, validation_sequences=16),
         optimizer=OptimizerConfig(peak=0.01, warmup_steps=3),
@@ -250,7 +252,7 @@ def compared(text, tmp_path_factory):
 def test_compare_lets_the_law_of_the_first_branch_decide_the_others(compared):
     report = json.loads((compared.out / "report.json").read_text())
     assert re.search(
-        r"\| 40 \| [\d.]+ ± [\d.]+ \|", (compared.out / "report.md").read_text()
+        r"\| 40 \|.*\| [\d.]+ ± [\d.]+ \|", (compared.out / "report.md").read_text()
     )
     branches = [r for r in report["runs"] if r["schedule"] == "wsd"]
     assert [r["budget_steps"] for r in branches] == [24, 40]
@@ -282,11 +284,14 @@ def test_compare_with_steps_cools_down_that_long(compared):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--steps", "0"], "--steps must be at least 1, or auto, got 0"),
+        (["--steps", "0"], "no snapshot before a cooldown of 0: change .*--steps"),
         (["--steps", "auto", "--budgets", "30", "60", "90"], "budgets above 64"),
-        (["--budgets", "400", "400", "800"], "--budgets must grow, got 400 400 800"),
+        (
+            ["--budgets", "400", "400", "800"],
+            "--budgets must .* grow, got .400, 400",
+        ),
         (["--steps", "some"], "invalid choice|some"),
-        (["--cosine-peaks", "1", "-1", "1"], "--peak must be above 0, got -1"),
+        (["--cosine-peak", "-1"], "--peak must be above 0, got -1"),
     ],
 )
 def test_compare_refuses_before_it_trains(tmp_path, capsys, options, sentence):

@@ -356,7 +356,7 @@ def _origin(scale: Scale) -> str:
     text = _texts(scale)["jax"]
     windows = _windows(scale, "jax")[:1]
     loss = _window_losses(scale.model)(init_params(scale.model, 0), windows)[0]
-    return f"{text.sha256[:12]}-{float(loss):.3f}"
+    return f"{text.identity[:12]}-{float(loss):.3f}"
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import re
 import shlex
 import signal
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,16 +15,15 @@ import tyro
 from .compare import Compare
 from .config import Config, ShapeName, UserError, Verb, require, with_changes
 from .data import load_text
-from .evaluate import Evaluate, Export
+from .evaluate import Evaluate, Export, Sample
 from .merge import Merge
 from .plan import Plan, advised_length
-from .processes import agree, join_processes
+from .processes import Interrupted, agree, join_processes
 from .progress import say, say_done
+from .recorder import DivergedError
 from .runs import branch_config, find_step, read_manifest
-from .sample import Sample
-from .signals import Interrupted
 from .tokenize import Tokenize
-from .train import DivergedError, run_to_end
+from .train import run_to_end
 from .trainer import check_devices, keep_freed_memory
 
 # The options that a name stands for; others that are given win. Sizes, batches and
@@ -59,9 +58,19 @@ class Train(Verb):
 
 
 @dataclass(frozen=True)
-class Changes:
-    """What a cooldown may do otherwise than its trunk; by default it does the same."""
+class Cooldown(Verb):
+    """Cool a trunk down from one of its checkpoints, by default as it was trained."""
 
+    # The trunk and the step to leave it at: RUN@STEP.
+    from_: Annotated[str, tyro.conf.arg(name="from")]
+    # Length of the cooldown; auto asks the law of the trunk's loss.
+    steps: int | Literal["auto"]
+    # Shape of the cooldown.
+    shape: ShapeName = "one_minus_sqrt"
+    # Default: beside the trunk.
+    out: Path | None = None
+    # Where the trunk's text is now, or another text to train on in its place.
+    data: Path | None = None
     # The learning rate that it falls from.
     peak: float | None = None
     # Decay of all weights but the norms'.
@@ -81,67 +90,31 @@ class Changes:
     # Another text, and its share of the rows of every batch, such as PATH=0.3.
     mix: str | None = None
 
-
-@dataclass(frozen=True)
-class Cooldown(Verb):
-    """Cool a trunk down from one of its checkpoints, in a folder of its own."""
-
-    # The trunk and the step to leave it at: RUN@STEP.
-    from_: Annotated[str, tyro.conf.arg(name="from")]
-    # Length of the cooldown; auto asks the law of the trunk's loss.
-    steps: int | Literal["auto"]
-    # Shape of the cooldown.
-    shape: ShapeName = "one_minus_sqrt"
-    # Default: beside the trunk.
-    out: Path | None = None
-    # Where the trunk's text is now, or another text to train on in its place.
-    data: Path | None = None
-    # What else it changes.
-    changes: Changes = field(default_factory=Changes)
-
     def __call__(self) -> None:
         trunk, step = find_step(self.from_)
         if step is None:
             raise UserError(f"--from needs RUN@STEP, got {self.from_}.")
         manifest = read_manifest(trunk)
         out = self.out or trunk.parent / f"{trunk.name}-{step}+{self.steps}"
-        steps = self._advised(trunk, step, out) if self.steps == "auto" else self.steps
-        given = {f.name: getattr(self.changes, f.name) for f in fields(Changes)}
-        given = {name: value for name, value in given.items() if value is not None}
-        config = branch_config(
-            manifest["config"], step, steps, shape=self.shape, **given
-        )
-        text = load_text(config.data)
+        steps = self.steps
+        if steps == "auto" and (out / "run.json").exists():  # it was advised before
+            steps = read_manifest(out)["config"].optimizer.cooldown_steps
+        elif steps == "auto":
+            steps = advised_length(trunk, step, self.shape)
+            say(f"The law of {trunk} advises {steps} steps.")
+        given = {k: v for k, v in vars(self).items() if v is not None and k != "data"}
+        config = branch_config(manifest["config"], step, steps, **given)
         if self.data is not None:
-            moved = load_text(with_changes(config.data, data=self.data, mix=None))
-            is_same = moved.sha256 == manifest["data"]["sha256"]
-            require(is_same or config.data.mix is None, "Give --data or --mix.")
+            there = load_text(with_changes(config.data, data=self.data, mix=None))
+            is_same = manifest["data"]["identity"].startswith(there.identity)
+            require(is_same or not self.mix, "Give --data or --mix.")
             change = {"data": self.data} if is_same else {"mix": f"{self.data}=1"}
             config = with_changes(config, **change)
-            text = load_text(config.data)
+        text = load_text(config.data)
         say_done(out, run_to_end(out, config, text, (trunk, step)))
 
-    def _advised(self, trunk: Path, step: int, out: Path) -> int:
-        if (out / "run.json").exists():  # go on with the length advised before
-            return read_manifest(out)["config"].optimizer.cooldown_steps
-        steps = advised_length(trunk, step, self.shape)
-        say(f"The law of {trunk} advises {steps} steps.")
-        return steps
 
-
-Verbs = Annotated[
-    Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Cooldown, tyro.conf.subcommand("cooldown")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Sample, tyro.conf.subcommand("sample")]
-    | Annotated[Merge, tyro.conf.subcommand("merge")]
-    | Annotated[Plan, tyro.conf.subcommand("plan")]
-    | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
-    | Annotated[Export, tyro.conf.subcommand("export")],
-    tyro.conf.OmitSubcommandPrefixes,
-    tyro.conf.OmitArgPrefixes,
-]
+VERBS = [Train, Cooldown, Compare, Evaluate, Sample, Merge, Plan, Tokenize, Export]
 
 
 def parse(arguments: list[str]):
@@ -152,7 +125,11 @@ def parse(arguments: list[str]):
     presets = re.findall(r"--preset[= ](\S+)", " ".join(arguments))
     options = " ".join(PRESETS.get(name, "") for name in presets).split()
     words = arguments[:1] + options + arguments[1:]
-    return tyro.cli(Verbs, prog="python -m examples.gpt", args=words)
+    verbs = {verb.__name__.lower(): verb for verb in VERBS}
+    flat = tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes
+    return tyro.extras.subcommand_cli_from_dict(
+        verbs, prog="python -m examples.gpt", args=words, config=flat
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -160,6 +137,7 @@ def main(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # paths may be any bytes
             stream.reconfigure(errors="surrogateescape")
+    code = 2
     try:
         verb = parse(arguments)
         keep_freed_memory()
@@ -167,27 +145,25 @@ def main(arguments: list[str]) -> int:
             join_processes()
             agree("options", verb)
         verb()
+        return 0
     except UserError as error:
-        return _fail(f"error: {error}", 2)
+        sentence = f"error: {error}"
     except OSError as error:
         file = f": {error.filename}" if error.filename else ""
-        return _fail(f"error: {error.strerror or error}{file}", 2)
+        sentence = f"error: {error.strerror or error}{file}"
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-        if not exhausted:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(
+            error
+        ):
             raise
         less = "a smaller --batch-size, --sequence-length or --width, or --remat"
-        return _fail(f"error: not enough memory: try {less}. {error}", 2)
+        sentence = f"error: not enough memory: try {less}. {error}"
     except DivergedError as error:
-        return _fail(f"stopped: {error}", 1)
+        code, sentence = 1, f"stopped: {error}"
     except Interrupted as error:
         command = shlex.join(["python", "-m", "examples.gpt", *arguments])
         say(f"{error} Go on with: {command}")
         return error.exit_code
-    return 0
-
-
-def _fail(sentence: str, code: int) -> int:
     print(sentence, file=sys.stderr)
     return code
 

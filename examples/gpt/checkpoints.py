@@ -1,11 +1,12 @@
 """Checkpoints by Orbax v1: complete and verified, or not there.
 
     checkpoints/000000100/       the arrays, written by Orbax
-    checkpoints/000000100.json   written last: its run, and SHA-256 of every file;
-                                 its own seal names this step for ever
+    checkpoints/000000100.json   written last: its run, and the SHA-256 of every file
     checkpoints/000000100.keep   a branch starts here: never deleted
 
-A step without its JSON is not a checkpoint, so a killed save or a stray folder is none.
+A step without its JSON is not a checkpoint, so a killed save or a stray folder is none,
+and one whose files or run are not what the JSON says is corrupt. The SHA-256 of the
+JSON, the step's seal, thus identifies all of it: a branch names its parent by it.
 """
 
 import contextlib
@@ -15,7 +16,6 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from .config import UserError, require
+from .progress import say, write_whole
 
 # Orbax logs what it also raises, with a dozen tracebacks.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -34,26 +35,14 @@ class CorruptError(UserError):
     """The files of a step are not those that were saved."""
 
 
-class SaveError(OSError):
-    """A checkpoint could not be written, such as on a full disk."""
-
-
 @dataclass
 class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-        folder: Where they are.
-        run: A name of the run, made of what its weights depend on. Saved with every
-            step and compared on restore, unless it is None.
-        snapshot_every: Steps at multiples of it are kept.
-        latest: Number of newest steps that are kept as well.
-    """
+    """The checkpoints of one run, of which old ones are deleted."""
 
     folder: Path
-    run: str | None = None
-    snapshot_every: int = 1
-    latest: int = 2
+    run: str | None = None  # its name; None takes steps of any run
+    snapshot_every: int = 1  # steps at multiples of it are kept
+    latest: int = 2  # and so many of the newest
 
     def __post_init__(self):
         self._writer = ThreadPoolExecutor(1)
@@ -65,10 +54,9 @@ class Checkpoints:
         For a run that has come as far as `until` later ones do not count: it found them
         corrupt when it began.
         """
-        found = self.folder.glob("*.json")
-        steps = {int(path.stem) for path in found if path.stem.isdecimal()}
-        complete = (step for step in steps if self._path(step, ".json").is_file())
-        return sorted(step for step in complete if step <= until)
+        stems = {path.stem for path in self.folder.glob("*.json")}
+        steps = sorted(int(stem) for stem in stems if stem.isdecimal())
+        return [n for n in steps if n <= until and self._path(n, ".json").is_file()]
 
     def save(self, step: int, state: Any) -> None:
         """Saves a state while training goes on."""
@@ -78,11 +66,7 @@ class Checkpoints:
         self._writing = self._writer.submit(self._complete, step, response)
 
     def finish(self) -> None:
-        """Waits for the save under way.
-
-        Raises:
-            SaveError: it failed; the steps before it are as they were.
-        """
+        """Waits for the save under way; if it failed, the steps before are intact."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -94,35 +78,28 @@ class Checkpoints:
             if jax.process_index() == 0:
                 files = _hashes(self._path(step))
                 manifest = {"step": step, "run": self.run, "files": files}
-                write_sealed(self._path(step, ".json"), manifest)
+                write_json(self._path(step, ".json"), manifest)
                 self._clean_up(step)
         except (OSError, ValueError) as error:
-            there = ", ".join(map(str, self.steps(until=step - 1))) or "none"
-            raise SaveError(
-                f"Step {step} cannot be saved in {self.folder}; good checkpoints: "
-                f"steps {there}. {error}"
-            ) from error
+            good = f"good checkpoints: steps {self._listed(until=step - 1)}"
+            failed = f"Step {step} cannot be saved in {self.folder}; {good}. {error}"
+            raise OSError(failed) from error
 
     def _clean_up(self, newest: int) -> None:
         """Deletes what is not kept, and what killed saves have left behind."""
-        complete = self.steps(until=newest)
-        kept = set(complete[-self.latest :])
-        kept |= {step for step in complete if step % self.snapshot_every == 0}
-        kept |= {step for step in complete if self._path(step, ".keep").exists()}
+        there = self.steps(until=newest)
+        kept = set(there[-self.latest :])
+        kept |= {step for step in there if step % self.snapshot_every == 0}
+        kept |= {step for step in there if self._path(step, ".keep").exists()}
         for path in self.folder.iterdir():
-            step = path.name.partition(".")[0]  # also of 000000100.orbax-checkpoint-tmp
-            if path.is_dir() and step.isdecimal() and int(step) <= newest:
-                if int(step) not in kept:
-                    self._path(int(step), ".json").unlink(missing_ok=True)
-                    shutil.rmtree(path)
+            name = path.name.partition(".")[0]  # also of 000000100.orbax-checkpoint-tmp
+            step = int(name) if path.is_dir() and name.isdecimal() else newest
+            if step < newest and step not in kept:
+                self._path(step, ".json").unlink(missing_ok=True)
+                shutil.rmtree(path)
 
     def restore(self, step: int, abstract: Any) -> Any:
-        """The verified state of a step, with the dtypes and shardings of `abstract`.
-
-        Raises:
-            CorruptError: a file is missing or not what was saved, or another run's.
-            UserError: the step is not there, or has another tree of arrays.
-        """
+        """The verified state of a step, with the dtypes and shardings of `abstract`."""
         if self._manifest(step)["files"] != _hashes(self._path(step)):
             raise CorruptError(f"Step {step} in {self.folder} is corrupt.")
         try:
@@ -131,106 +108,66 @@ class Checkpoints:
             message = f"Step {step} in {self.folder} was saved by another version"
             raise UserError(f"{message}: {error}") from error
 
-    def restore_newest(self, abstract: Any, say: Callable[[str], None]):
-        """The state of the newest good step, or None where nothing was saved.
-
-        Says which steps are corrupt.
-
-        Raises:
-            UserError: all are; to start from nothing is not for a program to decide.
-        """
+    def restore_newest(self, abstract: Any) -> Any:
+        """The state of the newest good step, or None where nothing was saved."""
         for step in reversed(self.steps()):
             try:
                 return self.restore(step, abstract)
             except CorruptError as error:
                 say(f"{error} It is passed over.")
-        require(
-            not self.steps(),
-            f"No checkpoint in {self.folder} is good: delete it all to start anew.",
-        )
-        return None
+        anew = f"No checkpoint in {self.folder} is good: to start anew, delete them."
+        require(not self.steps(), anew)  # not for a program to decide
 
-    def keep(self, step: int) -> str:
-        """Marks a branch point, which is never deleted, and returns its seal.
-
-        Raises:
-            CorruptError, UserError: as `restore`, but for the arrays.
-        """
-        seal = self.seal(step)
+    def keep(self, step: int) -> None:
+        """Marks a branch point, which is never deleted."""
+        self._manifest(step)
         with contextlib.suppress(OSError):  # where no mark can be made none is needed
             self._path(step, ".keep").touch()
-        require(step in self.steps(), self._not_there(step))  # not deleted meanwhile
-        return seal
+        self._manifest(step)  # not deleted meanwhile
 
     def seal(self, step: int) -> str:
-        """The checksum of a step's manifest, and with it of all of the step."""
-        return _seal(self._manifest(step))
+        """What identifies a step and all of its files."""
+        self._manifest(step)
+        return sha256(self._path(step, ".json"))
 
     def _manifest(self, step: int) -> dict[str, Any]:
         """The manifest of a step that is there and that this run has trained."""
-        require(step in self.steps(), self._not_there(step))
+        none = f"There is no checkpoint of step {step} in {self.folder}"
+        require(step in self.steps(), f"{none}; there: {self._listed()}.")
+        what = f"Step {step} in {self.folder} is"
         try:
-            manifest = read_sealed(self._path(step, ".json"))
-            if manifest["step"] != step:
-                raise ValueError(f"It is of step {manifest['step']}.")
-        except (ValueError, KeyError) as error:
-            message = f"Step {step} in {self.folder} is corrupt."
-            raise CorruptError(message) from error
-        if manifest["run"] != (self.run or manifest["run"]):
-            raise CorruptError(f"Step {step} in {self.folder} is another run's.")
+            manifest = json.loads(self._path(step, ".json").read_bytes())
+            number, run, _ = (manifest[name] for name in ("step", "run", "files"))
+            if number != step:
+                raise ValueError("It was renamed.")
+        except (ValueError, LookupError, TypeError) as error:
+            raise CorruptError(f"{what} corrupt.") from error
+        if self.run not in (None, run):
+            raise CorruptError(f"{what} another run's.")
         return manifest
 
-    def _not_there(self, step: int) -> str:
-        steps = ", ".join(map(str, self.steps())) or "none"
-        return (
-            f"There is no checkpoint of step {step} in {self.folder}; there: {steps}."
-        )
+    def _listed(self, until: float = math.inf) -> str:
+        return ", ".join(map(str, self.steps(until))) or "none"
 
     def _path(self, step: int, suffix: str = "") -> Path:
         return self.folder.absolute() / f"{step:09d}{suffix}"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file that is there whole or not at all."""
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON object with its own SHA-256, and what that is for."""
-    write_json(path, value | {"sealed": _seal(value)})
-
-
-def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote.
-
-    Raises:
-        ValueError: the file is something else, or was changed since.
-    """
-    value = json.loads(path.read_bytes())
-    if not isinstance(value, dict) or value.pop("sealed", None) != _seal(value):
-        raise ValueError("it was changed since it was written")
-    return value
-
-
-def _seal(value: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    return f"{digest} is the SHA-256 of the rest: edited, this file is refused"
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def _hashes(folder: Path) -> dict[str, str]:
     return {
-        path.relative_to(folder).as_posix(): _sha256(path)
+        path.relative_to(folder).as_posix(): sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+def sha256(what: str | Path) -> str:
+    """That of a text, or of a file."""
+    if isinstance(what, str):
+        return hashlib.sha256(os.fsencode(what)).hexdigest()
+    with what.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,5 @@
 """One stable trunk and its branches beside cosine runs of the same budgets."""
 
-import dataclasses
-import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +22,7 @@ from .data import Text, load_text
 from .plan import curve, fit_law, plan_cooldowns
 from .progress import bits_per_byte, read_evaluations, say
 from .report import draw, write_table
-from .runs import branch_config, versions
+from .runs import branch_config
 from .train import run_to_end
 from .trainer import check_devices
 
@@ -57,8 +54,8 @@ class Compare(Verb):
     # Steps of every cooldown instead, at least: each begins at the snapshot before.
     # auto: only the first has its share, and the law that it shows decides the others.
     steps: int | Literal["auto"] | None = None
-    # Peak rate of each cosine run; --peak is that of the trunk and its branches.
-    cosine_peaks: tuple[float, ...] = (6e-3, 6e-3, 6e-3)
+    # Peak rate of the cosine runs; --peak is that of the trunk and its branches.
+    cosine_peak: float = 6e-3
     # Peak rate of the schedule-free run, which has the largest budget.
     schedule_free_peak: float = 1e-2
     # Fixes the initial weights and every batch.
@@ -73,34 +70,17 @@ class Compare(Verb):
     loop: LoopConfig = LoopConfig(eval_every=64, save_every=64, snapshot_every=32)
 
     def __post_init__(self):
-        require(bool(self.budgets), "--budgets needs at least one number of steps.")
-        require(
-            all(a < b for a, b in itertools.pairwise(self.budgets)),
-            f"--budgets must grow, got {' '.join(map(str, self.budgets))}.",
-        )
-        require(
-            0 < self.cooldown_share <= 1,
-            f"--cooldown-share must be in (0, 1], got {self.cooldown_share}.",
-        )
-        require(
-            not isinstance(self.steps, int) or self.steps >= 1,
-            f"--steps must be at least 1, or auto, got {self.steps}.",
-        )
+        growing = [*self.budgets] == sorted(set(self.budgets)) != []
+        need = "--budgets must be numbers of steps that grow"
+        require(growing, f"{need}, got {self.budgets}.")
         require(
             self.steps != "auto" or self.budgets[0] > self._first_snapshot,
             f"--steps auto needs budgets above {self._first_snapshot}, the first "
             f"snapshot after the warmup, got {self.budgets[0]}.",
         )
-        require(
-            len(self.cosine_peaks) == len(self.budgets),
-            f"--cosine-peaks needs one rate for each of the {len(self.budgets)} "
-            f"budgets, got {len(self.cosine_peaks)}.",
-        )
-        require(
-            self.optimizer.cooldown_steps == 0 and self.optimizer.optimizer == "adamw",
-            "compare plans the optimizer and its cooldowns itself: leave out "
-            "--optimizer and --cooldown-steps.",
-        )
+        planned = self.optimizer.optimizer, self.optimizer.cooldown_steps
+        need = "compare plans --optimizer and --cooldown-steps: leave them out."
+        require(planned == ("adamw", 0), need)
 
     def __call__(self) -> None:
         check_devices(self.loop)
@@ -116,109 +96,85 @@ class Compare(Verb):
         if jax.process_index() == 0:
             report = self.report(planned, text)
             write_json(self.out / "report.json", report)
-            write_table(self.out / "report.md", report, self.predictions())
+            write_table(self.out / "report.md", report)
             draw(self.out, {run.name: run.schedule for run in planned})
         say(f"{self.out}/report.md, report.png and report.json are written.")
 
     def plan(self, starts: dict[int, int], trunk_steps: int) -> Iterator[Planned]:
-        """The trunk, its branches, the cosine runs, and the schedule-free run.
-
-        `starts` has, for each budget, the step at which its branch leaves the trunk.
-        """
+        """All runs; `starts` has the step at which each budget's branch begins."""
         trunk = self._config(trunk_steps)
         yield Planned("trunk", "stable", trunk)
         for budget, start in starts.items():
             branch = branch_config(trunk, start, budget - start)
             yield Planned(f"wsd-{budget}", "wsd", branch, start)
-        for budget, peak in zip(self.budgets, self.cosine_peaks, strict=True):
-            cooldown_steps = budget - self.optimizer.warmup_steps
-            cosine = self._config(
-                budget, peak=peak, cooldown_steps=cooldown_steps, shape="cosine"
-            )
+        for budget in self.budgets:
+            fall = budget - self.optimizer.warmup_steps
+            changes = {"peak": self.cosine_peak, "shape": "cosine"}
+            cosine = self._config(budget, cooldown_steps=fall, **changes)
             yield Planned(f"cosine-{budget}", "cosine", cosine)
-        free = self._config(
-            max(self.budgets), peak=self.schedule_free_peak, optimizer="schedule_free"
-        )
+        changes = {"peak": self.schedule_free_peak, "optimizer": "schedule_free"}
+        free = self._config(self.budgets[-1], **changes)
         yield Planned("schedule-free", "schedule_free", free)
 
     def _make(self, planned: Sequence[Planned], text: Text) -> None:
         for i, run in enumerate(planned, start=1):
             say(f"Run {i} of {len(planned)}: {run.name}")
-            branch_point = (self.out / "trunk", run.first_step)
-            run_to_end(
-                self.out / run.name,
-                run.config,
-                text,
-                branch_point if run.first_step else None,
-            )
+            at = (self.out / "trunk", run.first_step) if run.first_step else None
+            run_to_end(self.out / run.name, run.config, text, at)
 
     def report(self, planned: list[Planned], text: Text) -> dict[str, Any]:
-        """What report.json holds; all but its seconds is the same after a restart."""
-        rows, seconds = [], 0.0
+        """What report.json holds."""
+        rows, kinds = [], {"branched": ("stable", "wsd"), "cosine": ("cosine",)}
+        paid = {
+            kind: sum(run.steps for run in planned if run.schedule in schedules)
+            for kind, schedules in kinds.items()
+        }
+        predicted = self.predictions()
         for run in planned:
             last = read_evaluations(self.out / run.name)[-1]
-            seconds += last["seconds"]
-            row = functools.partial(self._row, run, text.bytes_per_token)
-            rows.append(row(run.name, run.steps, last["val_loss"]))
-            if "val_loss_ema" in last:
-                rows.append(row(f"{run.name}, averaged", 0, last["val_loss_ema"]))
-        paid = {
-            "branched": sum(
-                r.steps for r in planned if r.schedule in ("stable", "wsd")
-            ),
-            "cosine": sum(r.steps for r in planned if r.schedule == "cosine"),
-        }
+            ends = {run.name: "val_loss", f"{run.name}, averaged": "val_loss_ema"}
+            for name, key in ends.items():
+                if key in last:
+                    row = {
+                        "name": name,
+                        "schedule": run.schedule,
+                        "budget_steps": run.config.steps,
+                        "steps_trained": run.steps if name == run.name else 0,
+                        "val_loss": last[key],
+                        "predicted": predicted.get(name),
+                    }
+                    rows.append(row | bits_per_byte(last[key], text.bytes_per_token))
         return {
             "runs": rows,
             "steps_paid": paid,
             "compute_ratio": paid["branched"] / paid["cosine"],
             "data": text.manifest(),
-            "model": dataclasses.asdict(self.model),
-            "seed": self.seed,
-            "versions": versions(),
-            "seconds": round(seconds, 1),
         }
 
-    def predictions(self) -> dict[int, tuple[float, float]] | str:
-        """Each branch's end, and half its 90 % interval, by a law of the first branch.
-
-        Or why there is no such law.
-        """
-        trunk, first = self.out / "trunk", self.out / f"wsd-{self.budgets[0]}"
+    def predictions(self) -> dict[str, tuple[float, float]]:
+        """Where each branch ends, and half its 90 % interval, by a law of the first."""
+        branches = [self.out / f"wsd-{budget}" for budget in self.budgets]
         try:
-            law = fit_law(trunk, [first])
+            law = fit_law(self.out / "trunk", branches[:1])
         except UserError as error:
-            return str(error)
+            say(f"{error}")
+            return {}
         ends = {}
-        for budget in self.budgets:
-            rates, steps, _ = curve(self.out / f"wsd-{budget}")
+        for branch in branches:
+            rates, steps, _ = curve(branch)
             low, high = law.predict_interval(rates, steps[-1])
-            ends[budget] = float(low + high) / 2, float(high - low) / 2
+            ends[branch.name] = float(low + high) / 2, float(high - low) / 2
         return ends
-
-    def _row(
-        self, run: Planned, bytes_per_token, name: str, steps: int, loss: float
-    ) -> dict[str, Any]:
-        return {
-            "name": name,
-            "schedule": run.schedule,
-            "budget_steps": run.config.steps,
-            "steps_trained": steps,
-            "val_loss": loss,
-            **bits_per_byte(loss, bytes_per_token),
-            "dir": str(self.out / run.name),
-        }
 
     def _branch_step(self, budget: int) -> int:
         """Where the branch of a budget leaves the trunk: at one of its snapshots."""
-        every = self.loop.snapshot_every
-        share = budget * self.cooldown_share
+        every, share = self.loop.snapshot_every, budget * self.cooldown_share
         length = self.steps if isinstance(self.steps, int) else share
-        step = round(budget - length) // every * every
+        step = round(budget - length) // every * every if 0 < length < budget else 0
         require(
             step > 0,
-            f"A budget of {budget} steps has no snapshot to branch from: lower "
-            f"--cooldown-share, --steps or --snapshot-every ({every}).",
+            f"A budget of {budget} steps has no snapshot before a cooldown of "
+            f"{length:g}: change --cooldown-share, --steps or --snapshot-every.",
         )
         return step
 

@@ -12,16 +12,6 @@ ShapeName = Literal[
 ]
 
 
-# What may change at any time, for it changes nothing that is learned or is not a path.
-FREE = ("loop.", "data.data", "data.mix", "data.binary")
-# What else may change where a cooldown leaves its trunk.
-CHANGE_AT_BRANCH = (
-    *("steps", "data.batch_size", "data.validation_sequences"),
-    *("optimizer.peak", "optimizer.weight_decay", "optimizer.b2"),
-    *("optimizer.cooldown_steps", "optimizer.shape"),
-)
-
-
 class UserError(Exception):
     """A mistake that one sentence explains: shown without a traceback, exit code 2."""
 
@@ -58,11 +48,8 @@ class ModelConfig:
 
     def __post_init__(self):
         _require_at_least(1, self, "vocabulary", "width", "depth", "heads")
-        require(
-            self.width % (2 * self.heads) == 0,
-            f"--width must be a multiple of twice --heads ({self.heads}), "
-            f"got {self.width}.",
-        )
+        twice = f"--width must be a multiple of twice --heads ({self.heads})"
+        require(self.width % (2 * self.heads) == 0, f"{twice}, got {self.width}.")
 
 
 @dataclass(frozen=True)
@@ -84,9 +71,8 @@ class DataConfig:
     binary: bool = False
 
     def __post_init__(self):
-        _require_at_least(
-            1, self, "sequence_length", "batch_size", "validation_sequences"
-        )
+        sizes = "sequence_length", "batch_size", "validation_sequences"
+        _require_at_least(1, self, *sizes)
         if self.mix is not None:
             _ = self.mixed
 
@@ -95,14 +81,11 @@ class DataConfig:
         """The other text and its share."""
         path, _, share = (self.mix or "").rpartition("=")
         try:
-            number = float(share)
+            good = bool(path) and 0 < float(share) <= 1
         except ValueError:
-            number = 0.0
-        require(
-            bool(path) and 0 < number <= 1,
-            f"--mix needs PATH=SHARE with a share in (0, 1], got {self.mix}.",
-        )
-        return Path(path), number
+            good = False
+        require(good, f"--mix needs PATH=SHARE, a share in (0, 1], got {self.mix}.")
+        return Path(path), float(share)
 
 
 @dataclass(frozen=True)
@@ -161,6 +144,8 @@ class LoopConfig:
     max_loss_jump: float = 0.0
     # Write TensorBoard events too.
     tensorboard: bool = False
+    # Log to this project of Trackio's too, which needs its package.
+    trackio: str | None = None
     # Profile the steps from START to STOP, in the run's folder; see them with xprof.
     profile: tuple[int, int] | None = None
 
@@ -169,10 +154,8 @@ class LoopConfig:
         _require_at_least(1, self, *every, "accumulate")
         _require_at_least(0, self, "devices", "max_loss_jump")
         start, stop = self.profile or (0, 1)
-        require(
-            0 <= start < stop,
-            f"--profile needs START < STOP, from 0 on, got {start} {stop}.",
-        )
+        need = "--profile needs START < STOP, from 0 on"
+        require(0 <= start < stop, f"{need}, got {start} {stop}.")
 
 
 @dataclass(frozen=True)
@@ -195,24 +178,18 @@ class Config:
     def __post_init__(self):
         _require_at_least(1, self, "steps")
         _require_at_least(0, self, "seed")
-        for name in ("steps", "seed"):
-            value = getattr(self, name)
-            require(value < 2**31, f"--{name} must be below 2**31, got {value}.")
-        phases = self.optimizer.warmup_steps + self.optimizer.cooldown_steps
+        name, cooldown = self.optimizer.optimizer, self.optimizer.cooldown_steps
+        phases = self.optimizer.warmup_steps + cooldown
         require(
-            self.optimizer.cooldown_steps == 0 or phases <= self.steps,
+            cooldown == 0 or phases <= self.steps,
             f"--warmup-steps and --cooldown-steps ({phases} together) must fit into "
             f"--steps ({self.steps}).",
         )
-        require(
-            self.optimizer.cooldown_steps == 0 or self.optimizer.optimizer == "adamw",
-            f"--optimizer {self.optimizer.optimizer} needs no cooldown: leave it out.",
-        )
-        require(
-            self.data.batch_size % self.loop.accumulate == 0,
-            f"--batch-size ({self.data.batch_size}) must be a multiple of "
-            f"--accumulate ({self.loop.accumulate}).",
-        )
+        needs_none = f"--optimizer {name} needs no cooldown: leave it out."
+        require(cooldown == 0 or name == "adamw", needs_none)
+        batch, parts = self.data.batch_size, self.loop.accumulate
+        need = f"--batch-size ({batch}) must be a multiple of --accumulate ({parts})."
+        require(batch % parts == 0, need)
 
     @property
     def cooldown_start(self) -> int | None:
@@ -222,7 +199,7 @@ class Config:
 
     @property
     def is_stable(self) -> bool:
-        """Whether the run is a trunk to branch cooldowns from."""
+        """Whether cooldowns can branch from all of it."""
         return self.cooldown_start is None and self.optimizer.optimizer == "adamw"
 
     def phase(self, step: int) -> str:
@@ -232,57 +209,25 @@ class Config:
         return "warmup" if step < self.optimizer.warmup_steps else "stable"
 
 
-def differences(old: Config, new: Config, *but: str) -> list[str]:
-    """What would change what is learned, each as 'name: old, now new'.
-
-    Paths do not: texts are compared by what is in them.
-    """
-    old_fields, new_fields = flatten(old), flatten(new)
-    return [
-        f"{name}: {old_fields[name]}, now {new_fields[name]}"
-        for name in old_fields
-        if old_fields[name] != new_fields[name] and not name.startswith((*FREE, *but))
-    ]
-
-
 def with_changes(config: Any, **changes: Any) -> Any:
     """A config with other values of fields, wherever in it they are."""
-    new = {}
-    for item in dataclasses.fields(config):
-        old = getattr(config, item.name)
-        is_nested = dataclasses.is_dataclass(old)
-        new[item.name] = (
-            with_changes(old, **changes) if is_nested else changes.get(item.name, old)
-        )
-    return type(config)(**new)
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The fields of nested dataclasses as {'optimizer.peak': 0.004, ...}."""
-    flat = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        nested = dataclasses.is_dataclass(value)
-        name = prefix + item.name
-        flat |= flatten(value, name + ".") if nested else {name: value}
-    return flat
+    new = {name: value for name, value in changes.items() if name in vars(config)}
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            new[name] = with_changes(value, **changes)
+    return dataclasses.replace(config, **new)
 
 
 def to_json(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def from_json(kind: type, values: Any) -> Any:
-    """The dataclass `kind` from what `to_json` gave; refuses other fields."""
-    hints = typing.get_type_hints(kind)
-    if not isinstance(values, dict) or not set(values) <= set(hints):
-        raise TypeError(f"{kind.__name__} has fields {', '.join(hints)}, got {values}")
-    return kind(**{k: _field_from_json(hints[k], v) for k, v in values.items()})
-
-
-def _field_from_json(hint: Any, value: Any) -> Any:
+def from_json(hint: Any, value: Any) -> Any:
+    """A value of a type from what `to_json` gave."""
     if dataclasses.is_dataclass(hint):
-        return from_json(typing.cast(type, hint), value)
+        hints = typing.get_type_hints(hint)
+        fields = {name: from_json(hints[name], field) for name, field in value.items()}
+        return typing.cast(Any, hint)(**fields)
     if hint == Path | None and value is not None:
         return Path(value)
     return tuple(value) if isinstance(value, list) else value
@@ -290,6 +235,8 @@ def _field_from_json(hint: Any, value: Any) -> Any:
 
 def _require_at_least(low: int, config: Any, *names: str) -> None:
     for name in names:
-        value = getattr(config, name)
-        flag = "--" + name.replace("_", "-")
-        require(value >= low, f"{flag} must be at least {low}, got {value}.")
+        value, flag = getattr(config, name), "--" + name.replace("_", "-")
+        require(
+            low <= value < 2**31,
+            f"{flag} must be at least {low} and below 2**31, got {value}.",
+        )

@@ -1,21 +1,22 @@
 """Text as batches of bytes or tokens, each a pure function of the seed and the step.
 
-Tokens are two files beside each other, `train.bin` and `val.bin`, as nanoGPT's: plain
-uint16 or uint32, read through a memory map. `tokenize` adds `tokenizer.json` and
-`tokens.json`, which tells their type, their vocabulary and their bytes per token.
+Tokens are `train.bin` and `val.bin`, read through a memory map: nanoGPT's, or those of
+`tokenize`, which adds tokenizer.json, and tokens.json about their type and number.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 
-from .checkpoints import read_sealed
+from .checkpoints import sha256
 from .config import DataConfig, UserError, require
 
 HELD_OUT = 20  # one file in so many is held out for validation
@@ -33,7 +34,7 @@ class Text:
     train: np.ndarray  # uint8 bytes, or uint16 or uint32 tokens
     validation: np.ndarray
     name: str
-    sha256: str
+    identity: str  # equal for equal texts and mixtures, wherever they are
     unit: str = "bytes"
     vocabulary: int = 256
     bytes_per_token: float | None = 1.0  # of the held-out part, where it is known
@@ -41,25 +42,13 @@ class Text:
     mix: "Text | None" = None  # another text, and its share of the rows of a batch
     share: float = 0.0
 
-    @property
-    def identity(self) -> str:
-        """Short and equal for equal texts and mixtures, wherever they are."""
-        own = self.sha256[:16]
-        return own if self.mix is None else f"{own}+{self.share}*{self.mix.identity}"
-
-    def manifest(self) -> dict:
-        mix = self.mix and self.mix.manifest() | {"share": self.share}
-        tokenizer = self.tokenizer and _sha256(self.tokenizer)
-        return {
-            "name": self.name,
-            "identity": self.identity,
-            "sha256": self.sha256,
-            "unit": self.unit,
+    def manifest(self) -> dict[str, Any]:
+        names = "name", "identity", "unit", "bytes_per_token", "share"
+        return {name: getattr(self, name) for name in names} | {
             "train": len(self.train),
             "held_out": len(self.validation),
-            "bytes_per_token": self.bytes_per_token,
-            "tokenizer": tokenizer,
-            "mix": mix,
+            "tokenizer": self.tokenizer and sha256(self.tokenizer),
+            "mix": self.mix and self.mix.manifest(),
         }
 
 
@@ -70,141 +59,129 @@ def load_text(config: DataConfig) -> Text:
         return text
     path, share = config.mixed
     mix = _load(config, path)
-    require(
-        mix.tokenizer == text.tokenizer and mix.unit == text.unit,
-        f"{mix.name} is not made of the same tokens as {text.name}: tokenize it with "
-        "--tokenizer, giving the tokenizer.json of the other.",
-    )
-    return replace(text, mix=mix, share=share)
+    require_same_tokens(mix, text.manifest())
+    identity = f"{text.identity}+{share}*{mix.identity}"
+    return replace(text, mix=mix, share=share, identity=identity)
 
 
 def _load(config: DataConfig, path: Path | None) -> Text:
-    if path is not None and _are_tokens(path):
+    if path and (path.suffix == ".bin" or (path / "train.bin").exists()):
         text = _read_tokens(path)
     else:
-        text = _read_text(config, path)
-    need = config.sequence_length + 1
-    parts = {"to train on": text.train, "that are held out": text.validation}
-    for what, part in parts.items():
-        require(
-            len(part) >= need,
-            f"--sequence-length {config.sequence_length} needs at least {need} "
-            f"{text.unit} {what}, but {text.name} has {len(part)}.",
+        files = text_files(path, config.binary)
+        contents = {file: file.read_bytes() + END_OF_FILE for file in files.values()}
+        train, validation = (
+            np.frombuffer(
+                b"".join(contents[file][a:b] for file, a, b in part), np.uint8
+            )
+            for part in split_files(files)
         )
+        seen = []
+        for name, file in files.items():
+            content = contents[file][:-1]
+            seen += [os.fsencode(name), f"\0{len(content)}\0".encode(), content]
+        name = "jax source" if path is None else str(path)
+        text = Text(train, validation, name, _identity(seen))
+    need, least = config.sequence_length + 1, min(len(text.train), len(text.validation))
+    what = f"at least {need} {text.unit} to train on and as many held out"
+    found = f"but {text.name} has {least}"
+    require(least >= need, f"--sequence-length {need - 1} needs {what}, {found}.")
     return text
 
 
-def _read_text(config: DataConfig, path: Path | None) -> Text:
-    files = text_files(path, config.binary)
-    contents, digest = {}, hashlib.sha256()
-    for name, file in files.items():
-        content = contents[file] = file.read_bytes()
-        digest.update(os.fsencode(name) + f"\0{len(content)}\0".encode() + content)
-    train, validation = (
-        np.frombuffer(b"".join(_cut(contents[f], a, b) for f, a, b in part), np.uint8)
-        for part in split_files(files)
+def require_same_tokens(text: Text, other: dict[str, Any]) -> None:
+    """Refuses a text that is not in the tokens of another, given by its manifest."""
+    about = text.manifest()
+    require(
+        all(about[name] == other[name] for name in ("unit", "tokenizer")),
+        f"{text.name} is not made of the same tokens as {other['name']}: tokenize it "
+        "with --tokenizer, giving the tokenizer.json of the other or of a run.",
     )
-    name = "jax source" if path is None else printable(path)
-    return Text(train, validation, name, digest.hexdigest())
+
+
+def _identity(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def text_files(path: Path | None, binary: bool = False) -> dict[str, Path]:
     """The files of text at a path by their names there, in the order of those."""
-    is_empty = True
-    try:
-        if path is None:
-            root = Path(jax.__file__).parent
-            found = sorted(root.rglob("*.py"))
-        elif path.is_dir():
-            root, found = path, sorted(_walk(path))
-        else:
-            root, found = path.parent, [path]
-        files = {p.relative_to(root).as_posix(): p for p in found}
-        for file in files.values():
-            with file.open("rb") as content:
-                start = content.read(8000)
-            require(
-                binary or END_OF_FILE not in start,
-                f"{file} is not text but binary or compressed: move it elsewhere, or "
-                "take its bytes all the same with --binary.",
-            )
-            is_empty = is_empty and not start
-    except OSError as error:
-        raise UserError(f"Cannot read {error.filename}: {error.strerror}.") from error
-    require(not is_empty, f"There is no text in {path}.")
+    if path is None:
+        root = Path(jax.__file__).parent
+        found = root.rglob("*.py")
+    elif path.is_dir():
+        root, found = path, _walk(path)
+    else:
+        root, found = path.parent, [path]
+    files = {p.relative_to(root).as_posix(): p for p in sorted(found)}
+    require(bool(files), f"There is no text in {path}.")
+    for file in files.values():
+        with file.open("rb") as content:
+            start = content.read(8000)
+        require(
+            binary or END_OF_FILE not in start,
+            f"{file} is not text but binary or compressed: move it elsewhere, or take "
+            "its bytes all the same with --binary.",
+        )
     return files
 
 
 def _walk(root: Path) -> Iterable[Path]:
     """All files but hidden ones and what this program itself has written."""
     for folder, folders, names in os.walk(root):
-        hidden = {n for n in folders if n.startswith((".", "__pycache__"))}
-        folders[:] = [] if OURS & set(names) else sorted(set(folders) - hidden)
-        if not OURS & set(names):
-            paths = (Path(folder, n) for n in names if not n.startswith("."))
-            yield from (path for path in paths if path.is_file())
+        if OURS & set(names):
+            folders.clear()
+            continue
+        folders[:] = [n for n in folders if not n.startswith((".", "__pycache__"))]
+        paths = (Path(folder, n) for n in names if not n.startswith("."))
+        yield from (path for path in paths if path.is_file())
 
 
 def split_files(files: dict[str, Path]) -> tuple[list[Span], list[Span]]:
-    """What to train on, and what is held out.
-
-    A file is held out by the hash of its name, so that adding files moves none. Text of
-    a single file is held out at its end.
+    """What to train on, and what is held out: files, by the hash of their names, so
+    that adding files moves none; of a single file its end.
     """
-    names = list(files)
-    held_out = {name for name in names if int(_sha256(name)[:16], 16) % HELD_OUT == 0}
-    if len(names) == 1:
-        size = files[names[0]].stat().st_size
-        cut = size + 1 - (size + 1) // HELD_OUT
-        return [(files[names[0]], 0, cut)], [(files[names[0]], cut, size + 1)]
-    if not held_out or len(held_out) == len(names):
-        held_out = {names[-1]}
-    train, validation = [], []
-    for name, file in files.items():
-        part = validation if name in held_out else train
-        part.append((file, 0, file.stat().st_size + 1))
-    return train, validation
-
-
-def _cut(content: bytes, start: int, stop: int) -> bytes:
-    return content[start:stop] + (END_OF_FILE if stop > len(content) else b"")
-
-
-def _are_tokens(path: Path) -> bool:
-    return path.suffix == ".bin" if path.is_file() else (path / "train.bin").exists()
+    spans = {n: (path, 0, path.stat().st_size + 1) for n, path in files.items()}
+    held_out = {name for name in files if int(sha256(name)[:16], 16) % HELD_OUT == 0}
+    if len(files) == 1:
+        ((path, _, stop),) = spans.values()
+        cut = stop - stop // HELD_OUT
+        return [(path, 0, cut)], [(path, cut, stop)]
+    if len(held_out) in (0, len(files)):
+        held_out = {[*files][-1]}
+    train = [span for name, span in spans.items() if name not in held_out]
+    return train, [span for name, span in spans.items() if name in held_out]
 
 
 def _read_tokens(path: Path) -> Text:
     """Tokens that `tokenize` or nanoGPT wrote, of which only a part is looked at."""
     folder = path if path.is_dir() else path.parent
-    try:
-        about = read_sealed(folder / "tokens.json")
-    except FileNotFoundError:  # nanoGPT's
-        about = {"dtype": "uint16", "vocabulary": None, "bytes_per_token": None}
-    except ValueError as error:
-        raise UserError(f"{folder}/tokens.json is not good: {error}.") from error
+    about_path, tokenizer = folder / "tokens.json", folder / "tokenizer.json"
+    about = {"dtype": "uint16", "vocabulary": None, "bytes_per_token": None}
     whole = path.is_dir() or path.name in ("train.bin", "val.bin")
     files = [folder / "train.bin", folder / "val.bin"] if whole else [path]
     try:
+        if about_path.exists():
+            about = json.loads(about_path.read_bytes())
         maps = [np.memmap(file, about["dtype"], "r") for file in files]
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read tokens from {path}: {error}.") from error
+    except ValueError as error:
+        raise UserError(f"The tokens of {folder} cannot be read: {error}.") from error
     train, validation = maps[0], maps[-1]
     if not whole:
         cut = len(train) - len(train) // HELD_OUT
         train, validation = train[:cut], train[cut:]
-    digest = hashlib.sha256()
-    for tokens in maps:
-        digest.update(f"{len(tokens)}\0".encode())
-        for start in np.linspace(0, max(0, len(tokens) - 2048), 256).astype(int):
-            digest.update(tokens[start : start + 2048].tobytes())
     largest = int(validation[-(2**22) :].max(initial=0))
-    tokenizer = folder / "tokenizer.json"
+    seen = [f"{about} {[len(tokens) for tokens in maps]}".encode()]
+    for tokens in maps:
+        starts = np.linspace(0, max(0, len(tokens) - 2048), 256).astype(int)
+        seen += [tokens[start : start + 2048].tobytes() for start in starts]
     return Text(
         train,
         validation,
-        printable(path),
-        digest.hexdigest(),
+        str(path),
+        _identity(seen),
         "tokens",
         about["vocabulary"] or -(-(largest + 1) // 64) * 64,
         about["bytes_per_token"],
@@ -217,10 +194,9 @@ def codec(tokenizer: str | None) -> tuple[Callable, Callable, int]:
     if tokenizer is None:
         return list, bytes, END_OF_FILE[0]
     model = make_tokenizer(tokenizer)
-    ends = (model.token_to_id(name) for name in END_TOKENS)
-    end = next((token for token in ends if token is not None), None)
-    if end is None:
-        raise UserError(f"The tokenizer has none of {', '.join(END_TOKENS)}.")
+    known = model.get_vocab()
+    ends = [known[name] for name in END_TOKENS if name in known]
+    require(bool(ends), f"The tokenizer has none of {', '.join(END_TOKENS)}.")
 
     def encode(text: bytes) -> list[int]:
         return model.encode(text.decode(errors="replace"), add_special_tokens=False).ids
@@ -228,7 +204,7 @@ def codec(tokenizer: str | None) -> tuple[Callable, Callable, int]:
     def decode(tokens: list[int]) -> bytes:
         return model.decode(tokens, skip_special_tokens=False).encode()
 
-    return encode, decode, end
+    return encode, decode, ends[0]
 
 
 def make_tokenizer(tokenizer: str):
@@ -242,6 +218,7 @@ def make_tokenizer(tokenizer: str):
     return model
 
 
+@dataclass(frozen=True)
 class StepBatches(grain.sources.RandomAccessDataSource):
     """Element `step` is the batch of that step: random windows of the text.
 
@@ -250,17 +227,11 @@ class StepBatches(grain.sources.RandomAccessDataSource):
     of the first, which loses no others. With several processes each makes its own rows.
     """
 
-    def __init__(
-        self,
-        text: np.ndarray,
-        config: DataConfig,
-        seed: int,
-        other: np.ndarray | None = None,
-        share: float = 0.0,
-    ):
-        self.text, self.config, self.seed = text, config, seed
-        self.other, self.share = other, share
-        self.rows = process_rows(config)
+    text: np.ndarray
+    config: DataConfig
+    seed: int
+    other: np.ndarray | None = None
+    share: float = 0.0
 
     def __len__(self) -> int:
         return 2**31 - 1
@@ -273,14 +244,15 @@ class StepBatches(grain.sources.RandomAccessDataSource):
         if self.other is not None:
             is_other = random.random(self.config.batch_size) < self.share
             others = self._windows(self.other, random)
-            batch = np.where(is_other[self.rows, None], others, batch)
+            batch = np.where(is_other[process_rows(self.config), None], others, batch)
         return batch
 
     def _windows(self, text: np.ndarray, random: np.random.Generator) -> np.ndarray:
         window = self.config.sequence_length + 1
         last = len(text) - window
         starts = random.integers(0, last, self.config.batch_size, endpoint=True)
-        return text[starts[self.rows, None] + np.arange(window)].astype(np.int32)
+        starts = starts[process_rows(self.config), None]
+        return text[starts + np.arange(window)].astype(np.int32)
 
 
 def process_rows(config: DataConfig) -> slice:
@@ -290,12 +262,9 @@ def process_rows(config: DataConfig) -> slice:
 
 
 def training_batches(text: Text, config: DataConfig, seed: int, step: int):
-    """An endless iterator over the batches from a step on, made ahead in threads."""
+    """An endless iterator over the batches from a step on, made ahead in a thread."""
     other = None if text.mix is None else text.mix.train
-    return batches_from(StepBatches(text.train, config, seed, other, text.share), step)
-
-
-def batches_from(source: StepBatches, step: int):
+    source = StepBatches(text.train, config, seed, other, text.share)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     batches = iter(grain.MapDataset.source(source).to_iter_dataset(options))
     batches.set_state({"next_index": step})
@@ -303,23 +272,10 @@ def batches_from(source: StepBatches, step: int):
 
 
 def validation_batches(text: Text, config: DataConfig) -> np.ndarray:
-    """This process's part of the windows of every evaluation, evenly spaced.
-
-    Returns:
-        int32 array, batches x rows x (sequence_length + 1).
-    """
+    """This process's windows of every evaluation, evenly spaced: batches x rows x L."""
     window, rows = config.sequence_length + 1, config.batch_size
-    batches = max(1, min(config.validation_sequences, len(text.validation) // window))
-    batches = max(1, batches // rows)
-    last = len(text.validation) - window
+    fitting = min(config.validation_sequences, len(text.validation) // window)
+    batches, last = max(1, fitting // rows), len(text.validation) - window
     starts = np.linspace(0, last, batches * rows).astype(np.int64)
     starts = starts.reshape(batches, rows, 1)[:, process_rows(config)]
     return text.validation[starts + np.arange(window)].astype(np.int32)
-
-
-def printable(path: Path) -> str:
-    return os.fsencode(path).decode(errors="replace")
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()

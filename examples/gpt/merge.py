@@ -1,21 +1,22 @@
 """Weights merged from a stable run's snapshots, as a run that can be evaluated."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 import optax_wsd
 
 from .checkpoints import Checkpoints
-from .config import Config, ShapeName, UserError, Verb, require
+from .config import ShapeName, UserError, Verb, require
 from .data import load_text
 from .optimizer import AVERAGE_WIDTHS
-from .progress import Metrics, bits_per_byte, say, say_done
-from .runs import find_step, name_parent, open_checkpoints, open_run, read_manifest
-from .train import place_validation
-from .trainer import Trainer, make_trainer
+from .progress import bits_per_byte, say, say_done, write_metrics
+from .runs import find_step, name_parent, open_run, read_manifest
+from .train import load_run, place_validation
 
 
 @dataclass(frozen=True)
@@ -36,64 +37,52 @@ class Merge(Verb):
 
     def __call__(self) -> None:
         folder, step = find_step(self.run)
-        manifest = read_manifest(folder)
-        config = manifest["config"]
-        text, trainer = load_text(config.data), make_trainer(config)
-        checkpoints = open_checkpoints(folder, manifest)
-        steps = _snapshots(checkpoints, config, step)
+        config = read_manifest(folder)["config"]
+        there = Checkpoints(folder / "checkpoints").steps(step or math.inf)
+        every = config.loop.snapshot_every
+        steps = [step for step in there if step % every == 0]
+        require(bool(steps), f"{self.run} has no snapshots (every {every} steps).")
         last = -(-len(steps) // 2) if self.last is None else self.last
         name = f"last-{last}-{self.shape}" if self.ema is None else f"ema-{self.ema}"
         if self.ema is None:
-            require(
-                1 <= last <= len(steps),
-                f"--last must be from 1 to {len(steps)}, the number of snapshots, "
-                f"got {last}.",
-            )
+            count = f"{len(steps)}, the number of snapshots"
+            good = 1 <= last <= len(steps)
+            require(good, f"--last must be from 1 to {count}, got {last}.")
             steps = steps[-last:]
-        params = self._merge(checkpoints, trainer, steps)
-        state = checkpoints.restore(steps[-1], trainer.abstract)
+        params, end = self._merge(folder, steps), steps[-1]
+        _, trainer, state = load_run(f"{folder}@{end}")
+        text = load_text(config.data)
         validation = place_validation(trainer, config, text)["val_loss"]
-        before = float(trainer.evaluate(state["params"], validation))
-        state["params"] = params
-        out = self.out or folder.with_name(f"{folder.name}-{steps[-1]}-{name}")
-        merged = replace(config, steps=steps[-1])
-        parent = name_parent(out, (folder, steps[-1])) | {"merged": name}
-        with open_run(out, merged, text, parent) as run:
-            loss = float(trainer.evaluate(params, validation))
-            metrics = Metrics(out, steps[-1] - 1, config.loop.tensorboard)
-            line = {"step": steps[-1], "val_loss": loss}
-            line |= bits_per_byte(loss, text.bytes_per_token)
-            metrics.write(line)
-            metrics.close()
-            run.checkpoints.save(steps[-1], state)
-        say(f"{folder} had val_loss {before:.4f} at step {steps[-1]}.")
+        both = state["params"], params
+        before, loss = (float(trainer.evaluate(w, validation)) for w in both)
+        line = {"step": end, "val_loss": loss, "seconds": 0.0}
+        line |= bits_per_byte(loss, text.bytes_per_token)
+        out = self.out or folder.with_name(f"{folder.name}-{end}-{name}")
+        parent = name_parent(out, (folder, end)) | {"merged": name}
+        with open_run(out, replace(config, steps=end), text, parent) as run:
+            if jax.process_index() == 0:
+                write_metrics(out, [line])
+            run.checkpoints.save(end, state | {"params": params})
+        say(f"{folder} had val_loss {before:.4f} at step {end}.")
         say_done(out, line)
 
-    def _merge(self, checkpoints: Checkpoints, trainer: Trainer, steps: list[int]):
-        states = (checkpoints.restore(step, trainer.abstract) for step in steps)
+    def _merge(self, folder: Path, steps: list[int]):
+        runs = (load_run(f"{folder}@{step}") for step in steps)
         gammas = {n: optax_wsd.gamma_from_width(w) for n, w in AVERAGE_WIDTHS.items()}
         try:
             if self.ema is None:
                 shape = getattr(optax_wsd.shapes, self.shape)
                 weights = optax_wsd.merge_weights(len(steps), shape)
-                return optax_wsd.merge_params((s["params"] for s in states), weights)
+                params = (state["params"] for _, _, state in runs)
+                return optax_wsd.merge_params(params, weights)
             stored = [(step, gamma) for step in steps for gamma in gammas.values()]
             gamma = optax_wsd.gamma_from_width(self.ema)
             weights = optax_wsd.post_hoc_ema_weights(stored, gamma, steps[-1])
             averages = (
-                trainer.weights(s, which=name) for s in states for name in gammas
+                trainer.weights(s, which=name)
+                for _, trainer, s in runs
+                for name in gammas
             )
             return optax_wsd.merge_params(averages, weights)
         except ValueError as error:  # of optax_wsd, about a number given here
             raise UserError(str(error)) from error
-
-
-def _snapshots(checkpoints: Checkpoints, config: Config, last: int | None) -> list[int]:
-    """The steps of the equally spaced snapshots, up to a last one."""
-    every = config.loop.snapshot_every
-    steps = [step for step in checkpoints.steps() if step % every == 0]
-    steps = [step for step in steps if last is None or step <= last]
-    require(
-        bool(steps), f"{checkpoints.folder} has no snapshots (every {every} steps)."
-    )
-    return steps

@@ -6,10 +6,12 @@ V vocabulary; N tokens of a device, P parts of them.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import PartitionSpec, get_abstract_mesh
 
@@ -23,35 +25,31 @@ _INIT = nnx.initializers.lecun_normal()
 class Attention(nnx.Module):
     """Causal self-attention with rotary positions and normalised queries and keys."""
 
-    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs, kernel: str):
+    def __init__(self, config: ModelConfig, how: dict[str, Any], kernel: str):
         self.heads, self.kernel = config.heads, kernel
-        self.qkv = _linear(config.width, 3 * config.width, dtype, rngs)
-        self.out = _linear(
-            config.width, config.width, dtype, rngs, _ends_residual(config)
-        )
-        self.query_norm = _norm(config.width // config.heads, dtype, rngs)
-        self.key_norm = _norm(config.width // config.heads, dtype, rngs)
+        width, ends = config.width, _ends_residual(config)
+        self.qkv = _linear(width, 3 * width, how)
+        self.out = _linear(width, width, how, ends)
+        self.query_norm = nnx.RMSNorm(width // config.heads, **how)
+        self.key_norm = nnx.RMSNorm(width // config.heads, **how)
 
     def __call__(self, x_BxLxD):
         batch, length, width = x_BxLxD.shape
         qkv_BxLx3xHxK = self.qkv(x_BxLxD).reshape(batch, length, 3, self.heads, -1)
         q_BxHxLxK, k_BxHxLxK, v_BxHxLxK = jnp.moveaxis(qkv_BxLx3xHxK, (2, 3), (0, 2))
-        y_BxHxLxK = attend(
-            rotate(self.query_norm(q_BxHxLxK)),
-            rotate(self.key_norm(k_BxHxLxK)),
-            v_BxHxLxK,
-            self.kernel,
-        )
+        q_BxHxLxK = rotate(self.query_norm(q_BxHxLxK))
+        k_BxHxLxK = rotate(self.key_norm(k_BxHxLxK))
+        y_BxHxLxK = attend(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, self.kernel)
         return self.out(y_BxHxLxK.swapaxes(1, 2).reshape(batch, length, width))
 
 
 class FeedForward(nnx.Module):
     """SwiGLU: a gated hidden layer, 8/3 as wide as the model."""
 
-    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, how: dict[str, Any]):
         hidden = -(-8 * config.width // (3 * 32)) * 32  # a multiple of 32
-        self.gate_up = _linear(config.width, 2 * hidden, dtype, rngs)
-        self.down = _linear(hidden, config.width, dtype, rngs, _ends_residual(config))
+        self.gate_up = _linear(config.width, 2 * hidden, how)
+        self.down = _linear(hidden, config.width, how, _ends_residual(config))
 
     def __call__(self, x_BxLxD):
         gate_BxLxF, up_BxLxF = jnp.split(self.gate_up(x_BxLxD), 2, axis=-1)
@@ -59,11 +57,11 @@ class FeedForward(nnx.Module):
 
 
 class Block(nnx.Module):
-    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs, kernel: str):
-        self.attention_norm = _norm(config.width, dtype, rngs)
-        self.attention = Attention(config, dtype, rngs, kernel)
-        self.feed_forward_norm = _norm(config.width, dtype, rngs)
-        self.feed_forward = FeedForward(config, dtype, rngs)
+    def __init__(self, config: ModelConfig, how: dict[str, Any], kernel: str):
+        self.attention_norm = nnx.RMSNorm(config.width, **how)
+        self.attention = Attention(config, how, kernel)
+        self.feed_forward_norm = nnx.RMSNorm(config.width, **how)
+        self.feed_forward = FeedForward(config, how)
 
     def __call__(self, x_BxLxD):
         x_BxLxD = x_BxLxD + self.attention(self.attention_norm(x_BxLxD))
@@ -73,34 +71,16 @@ class Block(nnx.Module):
 class GPT(nnx.Module):
     """Bytes in, logits of the next byte out."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        rngs: nnx.Rngs,
-        *,
-        remat: bool = False,
-        attention: str = "auto",
-    ):
-        dtype, kernel = compute_dtype(config), attention_kernel(attention)
-        self.remat = remat
+    def __init__(self, config: ModelConfig, rngs, remat=False, attention="auto"):
+        how = {"dtype": compute_dtype(config), "rngs": rngs}
+        self.remat, kernel = remat, attention_kernel(attention)
         # Tied, the embedding is also the head and gives logits of order 1.
         scale = config.width**-0.5 if config.tied else 1.0
-        self.embed = nnx.Embed(
-            config.vocabulary,
-            config.width,
-            dtype=dtype,
-            embedding_init=nnx.initializers.normal(scale),
-            rngs=rngs,
-        )
-        self.blocks = nnx.List(
-            [Block(config, dtype, rngs, kernel) for _ in range(config.depth)]
-        )
-        self.norm = _norm(config.width, dtype, rngs)
-        self.head = (
-            None
-            if config.tied
-            else _linear(config.width, config.vocabulary, dtype, rngs)
-        )
+        words, width, init = config.vocabulary, config.width, nnx.initializers.normal
+        self.embed = nnx.Embed(words, width, embedding_init=init(scale), **how)
+        blocks = [Block(config, how, kernel) for _ in range(config.depth)]
+        self.blocks, self.norm = nnx.List(blocks), nnx.RMSNorm(config.width, **how)
+        self.head = None if config.tied else _linear(width, words, how)
 
     def __call__(self, tokens_BxL):
         return (self.features(tokens_BxL) @ self.head_DxV()).astype(jnp.float32)
@@ -113,16 +93,12 @@ class GPT(nnx.Module):
         return self.norm(keep_rows(x_BxLxD))
 
     def head_DxV(self):
-        head = self.head
-        weights = self.embed.embedding.T if head is None else head.kernel
+        weights = self.head.kernel if self.head else self.embed.embedding.T
         return jnp.asarray(weights, self.norm.dtype)
 
 
 def keep_rows(x_BxLxD):
-    """On a mesh each device keeps its rows of the batch, and the weights come to it.
-
-    Left to itself the compiler of a TPU moves activations too.
-    """
+    """On a mesh the weights come to each device's rows; a TPU would else move both."""
     mesh = get_abstract_mesh()
     if mesh.empty:
         return x_BxLxD
@@ -142,9 +118,9 @@ def by_rows(fn, *arrays, shared=()):
 
 def attention_kernel(name: str) -> str:
     """The name, or for auto that of this machine's accelerator."""
-    if name != "auto":
-        return name
-    return {"tpu": "splash", "gpu": "cudnn"}.get(jax.default_backend(), "written_out")
+    kernels = {"tpu": "splash", "gpu": "cudnn"}
+    here = kernels.get(jax.default_backend(), "written_out")
+    return here if name == "auto" else name
 
 
 def attend(q_BxHxLxK, k_BxHxLxK, v_BxHxLxK, kernel="written_out"):
@@ -209,9 +185,8 @@ def rotate(x_BxHxLxK):
 
 def compute_dtype(config: ModelConfig):
     """bfloat16 on accelerators and float32 on a CPU, unless the config names one."""
-    if config.compute_dtype != "auto":
-        return jnp.dtype(config.compute_dtype)
-    return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    here = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(here if config.compute_dtype == "auto" else config.compute_dtype)
 
 
 def graph(config: ModelConfig, **how):
@@ -224,16 +199,12 @@ def init_params(config: ModelConfig, seed) -> dict:
     return nnx.to_pure_dict(nnx.state(GPT(config, nnx.Rngs(jax.random.key(seed)))))
 
 
-def logits(graphdef, params, tokens_BxL):
-    return nnx.merge(graphdef, params)(tokens_BxL)
-
-
 def next_byte_loss(graphdef, params, tokens_BxM):
     """Mean cross-entropy in nats of each byte given those before it; M is L + 1."""
     gpt = nnx.merge(graphdef, params)
     x_BxLxD, head_DxV = gpt.features(tokens_BxM[:, :-1]), gpt.head_DxV()
-    mesh = get_abstract_mesh()
-    tokens = math.prod(x_BxLxD.shape[:2]) // (1 if mesh.empty else mesh.size)
+    devices = get_abstract_mesh().size or 1
+    tokens = math.prod(x_BxLxD.shape[:2]) // devices
     logits = tokens * head_DxV.shape[1]
     if logits <= PART:
         return cross_entropy(x_BxLxD, tokens_BxM[:, 1:], head_DxV)
@@ -250,37 +221,28 @@ def next_byte_loss(graphdef, params, tokens_BxM):
 
 def cross_entropy(x_xD, targets_x, head_DxV):
     logits_xV = (x_xD @ head_DxV).astype(jnp.float32)
-    picked_x = jnp.take_along_axis(logits_xV, targets_x[..., None], axis=-1)[..., 0]
-    return jnp.mean(jax.nn.logsumexp(logits_xV, axis=-1) - picked_x)
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels
+    return loss(logits_xV, targets_x).mean()
 
 
 @jax.custom_vjp
 def cross_entropy_in_parts(x_PxNxD, targets_PxN, head_DxV):
-    """`cross_entropy`, its logits made a part at a time, each once.
-
-    When gradients are wanted, those of a part are made while its logits are there.
-    """
+    """`cross_entropy`, the logits and gradients of a part being made at a time."""
     parts = x_PxNxD, targets_PxN
-    return jax.lax.map(
-        lambda part: cross_entropy(part[0], part[1], head_DxV), parts
-    ).mean()
+    return jax.lax.map(lambda xt: cross_entropy(xt[0], xt[1], head_DxV), parts).mean()
 
 
 def _loss_and_gradients(x_PxNxD, targets_PxN, head_DxV):
+    loss_and_gradients = jax.value_and_grad(cross_entropy, (0, 2))
+
     def step(total_DxV, part):
-        loss, (x_NxD, new_DxV) = jax.value_and_grad(cross_entropy, (0, 2))(
-            *part, head_DxV
-        )
+        loss, (x_NxD, new_DxV) = loss_and_gradients(*part, head_DxV)
         return total_DxV + new_DxV, (loss, x_NxD)
 
-    zeros_DxV = jnp.zeros(head_DxV.shape, jnp.float32)
-    parts = x_PxNxD, targets_PxN
+    zeros_DxV, parts = jnp.zeros(head_DxV.shape), (x_PxNxD, targets_PxN)
     total_DxV, (losses_P, x_PxNxD) = jax.lax.scan(step, zeros_DxV, parts)
-    count = len(losses_P)
-    return losses_P.mean(), (
-        x_PxNxD / count,
-        (total_DxV / count).astype(head_DxV.dtype),
-    )
+    head_DxV = (total_DxV / len(losses_P)).astype(head_DxV.dtype)
+    return losses_P.mean(), (x_PxNxD / len(losses_P), head_DxV)
 
 
 def _scale_gradients(gradients, scale):
@@ -299,16 +261,10 @@ def step_flops(config: ModelConfig, params, batch: int, length: int) -> float:
     return batch * length * (6.0 * matrices + attention)
 
 
-def _linear(inputs, outputs, dtype, rngs, init=_INIT):
-    return nnx.Linear(
-        inputs, outputs, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs
-    )
+def _linear(inputs, outputs, how, init=_INIT):
+    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=init, **how)
 
 
 def _ends_residual(config: ModelConfig):
     """Starts the last map of a residual branch small, so that depth adds no noise."""
     return nnx.initializers.variance_scaling(1 / (2 * config.depth), "fan_in", "normal")
-
-
-def _norm(width, dtype, rngs):
-    return nnx.RMSNorm(width, dtype=dtype, rngs=rngs)

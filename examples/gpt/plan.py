@@ -1,5 +1,6 @@
 """What a cooldown of each length would reach if it were started now."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import tyro
 import optax_wsd
 from optax_wsd import laws
 
-from .checkpoints import read_sealed, write_sealed
+from .checkpoints import write_json
 from .config import Config, ShapeName, UserError, Verb, require
 from .optimizer import stable_schedule
 from .progress import read_metrics, say
@@ -66,7 +67,7 @@ class Plan(Verb):
         if jax.process_index() > 0:
             return
         try:
-            write_sealed(self.run / "law.json", law._asdict())
+            write_json(self.run / "law.json", law._asdict())
             draw_plan(self.run, plan, branches)
         except OSError as error:
             say(f"No law.json and plan.png: {error.strerror} in {self.run}.")
@@ -95,7 +96,7 @@ def read_law(path: Path) -> laws.LossLaw:
     """A law that `plan` has written."""
     require(path.is_file(), f"There is no law in {path}.")
     try:
-        law = laws.LossLaw(**read_sealed(path))
+        law = laws.LossLaw(**json.loads(path.read_bytes()))
         return law._replace(spread=tuple(map(tuple, law.spread)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a law: {error}.") from error

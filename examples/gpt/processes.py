@@ -1,17 +1,17 @@
-"""Several processes of one run: they meet, and go on only if they agree."""
+"""The processes of a run: they meet, agree, and stop together when they are told to."""
 
-import hashlib
 import os
+import signal
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import ExitStack
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from . import progress
+from .checkpoints import sha256
 from .config import UserError, require
-
-T = TypeVar("T")
 
 
 def join_processes() -> None:
@@ -22,8 +22,8 @@ def join_processes() -> None:
         print(f"Process {index} of {count} waits for all at {address}.", flush=True)
     try:
         jax.distributed.initialize(
-            num_processes=None if count is None else int(count),
-            process_id=None if index is None else int(index),
+            num_processes=int(count) if count else None,
+            process_id=int(index) if index else None,
         )
     except ValueError as error:
         raise UserError(f"--distributed finds no other processes: {error}") from error
@@ -33,21 +33,18 @@ def agree(what: str, value: object) -> None:
     """Refuses, in all processes, something that is not the same in all of them."""
     if jax.process_count() == 1:
         return
-    digest = np.frombuffer(hashlib.sha256(repr(value).encode()).digest(), np.uint8)
+    digest = np.frombuffer(sha256(repr(value)).encode(), np.uint8)
     digests = multihost_utils.process_allgather(digest)
     others = sorted(set(np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()))
     require(not others, f"Processes {others} have other {what} than process 0.")
 
 
-def in_first_process(act: Callable[[], T], refusal: str) -> T | None:
-    """What the first process gets by an action; the others wait until it is done.
-
-    What refuses the first refuses all.
-    """
-    result, error = None, None
+def in_first_process(act: Callable[[], object], refusal: str) -> None:
+    """Acts in the first process while the others wait; what refuses it refuses all."""
+    error = None
     if jax.process_index() == 0:
         try:
-            result = act()
+            act()
         except (UserError, OSError) as caught:
             error = caught
     if jax.process_count() > 1:
@@ -55,4 +52,39 @@ def in_first_process(act: Callable[[], T], refusal: str) -> T | None:
         error = UserError(refusal) if refused and error is None else error
     if error is not None:
         raise error
-    return result
+
+
+class Interrupted(Exception):
+    """A signal of this number ended the run after it was saved."""
+
+    def __init__(self, sentence: str, number: int | None):
+        super().__init__(sentence)
+        self.exit_code = 128 + (number or signal.SIGTERM)
+
+
+class Signals(ExitStack):
+    """Remembers the first signal until it is closed; a second leaves at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.number: int | None = None
+        # With several processes JAX itself watches for SIGTERM, and tells them all.
+        watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in watched if jax.process_count() == 1 else ():
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                before = signal.signal(number, self._remember)
+                self.callback(signal.signal, number, before)
+
+    def stop_at(self, step: int) -> bool:
+        """Whether to stop after this step; all processes of a run agree on it."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        if progress.nobody_reads:
+            self.number = self.number or signal.SIGPIPE
+        return self.number is not None
+
+    def _remember(self, number: int, frame) -> None:
+        if self.number is not None:
+            os._exit(128 + number)
+        self.number = number
+        progress.say("Stopping after this step; once more to stop without saving.")

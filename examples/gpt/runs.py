@@ -1,99 +1,81 @@
-"""A run's folder: its manifest, its lock, its checkpoints, its parent.
+"""A run's folder: run.json, its lock, its checkpoints, its tokenizer, its parent.
 
-run.json        config, data, parent and versions, sealed by their checksum
-metrics.jsonl   one line a step and one an evaluation
-checkpoints/    see checkpoints.py
-tokenizer.json  that of its data, if those are tokens
+What the weights depend on, config and data, is hashed to a name that each checkpoint
+has: a run.json that was edited has no checkpoints.
 """
 
-import fcntl
-import hashlib
+import functools
 import json
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .checkpoints import Checkpoints, read_sealed, write_sealed
-from .config import (
-    CHANGE_AT_BRANCH,
-    FREE,
-    Config,
-    UserError,
-    differences,
-    flatten,
-    from_json,
-    require,
-    to_json,
-    with_changes,
-)
-from .data import Text, printable
+from filelock import FileLock, Timeout
+from flax.traverse_util import flatten_dict
+
+from .checkpoints import Checkpoints, sha256, write_json
+from .config import Config, UserError, from_json, require, to_json, with_changes
+from .data import Text, codec
 from .processes import agree, in_first_process
-from .progress import say
+from .progress import say, write_whole
 
-Manifest = dict[str, Any]
+Manifest = dict[str, Any]  # what run.json says, with the config as a `Config`
+
+# What may change at any time: it changes nothing that is learned, or is a path.
+FREE = ("loop.", "data.data", "data.mix", "data.binary")
+# What makes a cooldown of a trunk, and what else may change where it leaves it.
+LENGTHS = ("steps", "optimizer.cooldown_steps", "optimizer.shape")
+CHANGE_AT_BRANCH = (
+    *LENGTHS,
+    *("data.batch_size", "data.validation_sequences"),
+    *("optimizer.peak", "optimizer.weight_decay", "optimizer.b2"),
+)
 
 
-@dataclass
-class Run:
+def flatten(config: Config) -> dict[str, Any]:
+    """The fields of a config as {'optimizer.peak': 0.004, ...}."""
+    return flatten_dict(asdict(config), sep=".")
+
+
+class Run(NamedTuple):
     """One run's folder, locked while it is open."""
 
     folder: Path
     config: Config
     checkpoints: Checkpoints
 
-    @property
-    def name(self) -> str:
-        return printable(Path(self.folder.name))
-
 
 @contextmanager
-def open_run(
-    folder: Path, config: Config, text: Text, parent: Manifest | None = None
-) -> Iterator[Run]:
-    """Makes a run's folder, or opens it to go on where it stopped.
-
-    Raises:
-        UserError: another process has it, it is something else, or it was made with
-            other settings, data or parent.
-    """
+def open_run(folder: Path, config: Config, text: Text, parent=None) -> Iterator[Run]:
+    """Makes a run's folder, or opens it to go on where it stopped."""
     agree("data", text.identity)
-    manifest = {
-        "config": to_json(config),
-        "data": text.manifest(),
-        "parent": parent,
-        "versions": versions(),
-    }
-    lock = in_first_process(
-        lambda: _make_folder(folder, manifest, config, text.tokenizer),
-        f"Process 0 refuses {folder}.",
-    )
-    checkpoints = open_checkpoints(folder, manifest | {"config": config})
-    try:
+    lock, manifest = FileLock(folder / ".lock"), {"config": config, "parent": parent}
+    names = "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy"
+    versions = {name: metadata.version(name) for name in names}
+    manifest |= {"data": text.manifest(), "versions": versions}
+    with ExitStack() as stack:
+        stack.callback(lock.release)
+        make = functools.partial(_make_folder, folder, manifest, text.tokenizer, lock)
+        in_first_process(make, f"Process 0 refuses {folder}.")
+        checkpoints = open_checkpoints(folder, manifest)
+        stack.callback(checkpoints.finish)
         yield Run(folder, config, checkpoints)
-    finally:
-        try:
-            checkpoints.finish()
-        finally:
-            if lock is not None:
-                lock.close()
 
 
 def _make_folder(
-    folder: Path, manifest: Manifest, config: Config, tokenizer: str | None
-):
-    """Checks or makes a run's folder, and returns its lock."""
+    folder: Path, manifest: Manifest, tokenizer: str | None, lock: FileLock
+) -> None:
     try:
         os.fspath(folder.absolute()).encode()
     except UnicodeEncodeError as error:  # Orbax cannot write there
-        raise UserError(f"--out must be UTF-8, got {printable(folder)}.") from error
+        raise UserError(f"--out must be UTF-8, got {folder}.") from error
     path = folder / "run.json"
     if path.exists():
-        _require_same(folder, read_manifest(folder), config, manifest)
+        _require_same(folder, read_manifest(folder), manifest)
     else:
         names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
         require(
@@ -101,48 +83,56 @@ def _make_folder(
             f"{folder} holds other files than those of a run.",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
     try:
-        write_sealed(path, manifest)
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        if tokenizer is not None:
-            (folder / "tokenizer.json").write_text(tokenizer)
-    except OSError:
-        lock.close()
-        raise
-    return lock
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{folder} is in use by another process.") from error
+    write_json(path, manifest | {"config": to_json(manifest["config"])})
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    if tokenizer is not None:
+        write_whole(folder / "tokenizer.json", tokenizer)
+
+
+def facts(manifest: Manifest, *but: str) -> dict[str, Any]:
+    """What the weights of a run depend on, by name, but for what has these names."""
+    told = {"text": manifest["data"]["identity"], **flatten(manifest["config"])}
+    return {k: v for k, v in told.items() if not k.startswith((*FREE, *but))}
+
+
+def differences(old: Manifest, new: Manifest, *but: str) -> list[str]:
+    """The facts that are others, each as 'name: old, now new'."""
+    before, after = facts(old, *but), facts(new, *but)
+    changed = [name for name in before if before[name] != after[name]]
+    return [f"{name}: {before[name]}, now {after[name]}" for name in changed]
 
 
 def open_checkpoints(folder: Path, manifest: Manifest) -> Checkpoints:
     """The checkpoints of a run, which no other run's can take the place of."""
-    config = manifest["config"]
-    may_change = (*FREE, "steps", "optimizer.cooldown_steps", "optimizer.shape")
-    fields = {k: v for k, v in flatten(config).items() if not k.startswith(may_change)}
-    fields["data"] = manifest["data"]["identity"]
-    name = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-    return Checkpoints(folder / "checkpoints", name, config.loop.snapshot_every)
+    name = sha256(json.dumps(facts(manifest, *LENGTHS), sort_keys=True))
+    every = manifest["config"].loop.snapshot_every
+    return Checkpoints(folder / "checkpoints", name, every)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What run.json says, with the config as a `Config`."""
     path = folder / "run.json"
     require(path.is_file(), f"There is no run in {folder} (no run.json).")
     try:
-        manifest = read_sealed(path)
+        manifest = json.loads(path.read_bytes())
         return manifest | {"config": from_json(Config, manifest["config"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a run's manifest: {error}.") from error
 
 
-def read_tokenizer(folder: Path, manifest: Manifest) -> str | None:
-    """What a run's tokenizer.json says, or None for a run that has none."""
-    path, sha256 = folder / "tokenizer.json", manifest["data"]["tokenizer"]
-    if sha256 is None:
-        return None
-    content = path.read_bytes()
-    is_its_own = hashlib.sha256(content).hexdigest() == sha256
-    require(is_its_own, f"{path} was changed since it was written.")
-    return content.decode()
+def read_codec(name: str) -> tuple[Callable, Callable, int]:
+    """`codec` of the tokens of a run, which has its own tokenizer.json."""
+    folder, _ = find_step(name)
+    path, data = folder / "tokenizer.json", read_manifest(folder)["data"]
+    if data["unit"] == "bytes":
+        return codec(None)
+    require(data["tokenizer"] is not None, f"The tokens of {name} have no {path.name}.")
+    good = sha256(path) == data["tokenizer"]
+    require(good, f"{path} was changed since it was written.")
+    return codec(path.read_text())
 
 
 def find_step(name: str) -> tuple[Path, int | None]:
@@ -155,7 +145,7 @@ def find_step(name: str) -> tuple[Path, int | None]:
     return Path(folder), int(step)
 
 
-def name_parent(folder: Path, branch_point: tuple[Path, int]) -> Manifest:
+def name_parent(folder: Path, branch_point: tuple[Path, int]) -> dict[str, Any]:
     """How a run names the one that it comes from: by its step's seal, and a path."""
     parent, step = branch_point
     seal = Checkpoints(parent / "checkpoints").seal(step)
@@ -181,7 +171,7 @@ def _beside(folder: Path) -> list[Path]:
     return sorted(path.parent for p in places for path in p.glob("*/run.json"))
 
 
-def _has(run: Path, parent: Manifest) -> bool:
+def _has(run: Path, parent: dict[str, Any]) -> bool:
     try:
         return Checkpoints(run / "checkpoints").seal(parent["step"]) == parent["seal"]
     except UserError:
@@ -189,10 +179,7 @@ def _has(run: Path, parent: Manifest) -> bool:
 
 
 def finished_branches(trunk: Path) -> list[Path]:
-    """The cooldowns of a trunk that lie beside it and have reached their end.
-
-    Those that changed more than their rate and its shape, such as the data, are none.
-    """
+    """The finished cooldowns beside a trunk that changed nothing but its rate."""
     found = []
     for folder in _beside(trunk):
         try:
@@ -210,41 +197,30 @@ def finished_branches(trunk: Path) -> list[Path]:
 
 def branch_config(trunk: Config, step: int, cooldown_steps: int, **changes) -> Config:
     """The config of a cooldown that leaves the trunk at a step."""
-    require(cooldown_steps >= 1, f"--steps must be at least 1, got {cooldown_steps}.")
+    need = "--steps must be at least 1 and below 2**31"
+    require(1 <= cooldown_steps < 2**31, f"{need}, got {cooldown_steps}.")
     start = trunk.cooldown_start
-    require(
-        start is None or step <= start,
-        f"The trunk cools down from step {start} on: branch before it, not at {step}.",
-    )
+    anew = f"It cools down from step {start} on, which is not to be extended: branch"
+    good = start is None or step <= start
+    require(good, f"{anew} there or before, or from its trunk, with more --steps.")
     changes |= {"steps": step + cooldown_steps, "cooldown_steps": cooldown_steps}
     return with_changes(trunk, **changes)
 
 
 def branch_changes(trunk: Manifest, config: Config, text: Text) -> list[str]:
     """What a branch does otherwise than its trunk; refuses what it may not."""
-    refused = differences(trunk["config"], config, *CHANGE_AT_BRANCH)
-    if trunk["data"]["sha256"] != text.sha256:
-        refused.append(f"data: {trunk['data']['sha256'][:16]}, now {text.identity}")
+    branch = {"config": config, "data": text.manifest()}
+    texts = {run["data"]["identity"].partition("+")[0] for run in (trunk, branch)}
+    mixed = ["text"] if len(texts) == 1 else []  # it differs in what is mixed in
+    refused = differences(trunk, branch, *CHANGE_AT_BRANCH, *mixed)
     require(not refused, f"A branch cannot change its trunk's {'; '.join(refused)}.")
-    lengths = ("steps", "optimizer.cooldown_steps", "optimizer.shape")
-    changes = differences(trunk["config"], config, *lengths)
-    if trunk["data"]["identity"] != text.identity:
-        changes.append(f"data: {trunk['data']['identity']}, now {text.identity}")
-    return changes
+    return differences(trunk, branch, *LENGTHS)
 
 
-def versions() -> dict[str, str]:
-    names = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    python = ".".join(map(str, sys.version_info[:3]))
-    return {"python": python} | {name: metadata.version(name) for name in names}
-
-
-def _require_same(folder: Path, old: Manifest, config: Config, new: Manifest) -> None:
+def _require_same(folder: Path, old: Manifest, new: Manifest) -> None:
+    """Refuses to go on with other settings, data or parent."""
     may_grow = ("steps",) if old["config"].cooldown_start is None else ()
-    changed = differences(old["config"], config, *may_grow)
-    texts = [f"{m['data']['name']} {m['data']['identity']}" for m in (old, new)]
-    if old["data"]["identity"] != new["data"]["identity"]:
-        changed.append("data: " + ", now ".join(texts))
+    changed = differences(old, new, *may_grow)
     parents = [m["parent"] or {} for m in (old, new)]
     if any(parents[0].get(k) != parents[1].get(k) for k in ("seal", "step", "merged")):
         origins = (f"{p['run']}@{p['step']}" if p else "none" for p in parents)
@@ -254,19 +230,3 @@ def _require_same(folder: Path, old: Manifest, config: Config, new: Manifest) ->
         f"{folder} was made with other settings ({'; '.join(changed)}): "
         "choose another --out, or go back to them.",
     )
-
-
-def _lock(folder: Path):
-    """Locks a folder until the file is closed or the process ends, however it ends."""
-    file = (folder / ".lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        pid = file.read().strip()
-        file.close()
-        raise UserError(f"{folder} is in use by process {pid}.") from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file

@@ -1,14 +1,14 @@
 """Text as tokens: two files that `train --data` reads through a memory map."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from .checkpoints import write_sealed
+from .checkpoints import write_json
 from .config import require
 from .data import END_TOKENS, Span, codec, make_tokenizer, split_files, text_files
 from .progress import say
@@ -30,10 +30,8 @@ class Tokenize:
     tokenizer: Path | None = None
 
     def __post_init__(self):
-        require(
-            257 <= self.vocabulary < 2**24,
-            f"--vocabulary must be from 257 to 2**24, got {self.vocabulary}.",
-        )
+        need = "--vocabulary must be at least 257 and below 2**24"
+        require(257 <= self.vocabulary < 2**24, f"{need}, got {self.vocabulary}.")
 
     def __call__(self) -> None:
         require(not self.out.exists(), f"{self.out} is there already.")
@@ -41,7 +39,14 @@ class Tokenize:
         if self.tokenizer is not None:
             tokenizer = self.tokenizer.read_text()
         else:
-            tokenizer = _train_bpe(_pieces(train), self.vocabulary)
+            from tokenizers import ByteLevelBPETokenizer
+
+            say(f"Training a byte-level BPE of {self.vocabulary:,} tokens")
+            bpe, end = ByteLevelBPETokenizer(), [END_TOKENS[0]]
+            texts = (piece.decode(errors="replace") for piece in pieces(train))
+            options = {"special_tokens": end, "show_progress": False}
+            bpe.train_from_iterator(texts, self.vocabulary, **options)
+            tokenizer = bpe.to_str()
         model, (_, _, end) = make_tokenizer(tokenizer), codec(tokenizer)
         vocabulary = model.get_vocab_size()
         dtype = "uint16" if vocabulary <= 2**16 else "uint32"
@@ -51,34 +56,30 @@ class Tokenize:
         about = {"dtype": dtype, "vocabulary": vocabulary}
         for name, spans in (("train", train), ("val", val)):
             path = draft / f"{name}.bin"
-            tokens, size = _write_tokens(path, _pieces(spans), model, end, dtype)
+            tokens, size = _write_tokens(path, pieces(spans), model, end, dtype)
             about["bytes_per_token"] = size / max(tokens, 1)
             say(f"{name}: {size:,} bytes are {tokens:,} tokens")
         (draft / "tokenizer.json").write_text(tokenizer)
-        write_sealed(draft / "tokens.json", about)
+        write_json(draft / "tokens.json", about)
         draft.rename(self.out)
         say(f"{self.out} has a vocabulary of {vocabulary:,}: train --data {self.out}")
 
 
-def _train_bpe(pieces: Iterable[bytes], vocabulary: int) -> str:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    say(f"Training a byte-level BPE of {vocabulary:,} tokens")
-    model = Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[END_TOKENS[0]],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = (piece.decode(errors="replace") for piece in pieces)
-    model.train_from_iterator(texts, trainer)
-    return model.to_str()
+def _write_tokens(path: Path, parts, model, end: int, dtype: str) -> tuple[int, int]:
+    """Writes tokens, and returns their number and that of the bytes they stand for."""
+    tokens = size = 0
+    with path.open("wb") as file:
+        while group := list(islice(parts, PIECES)):
+            texts = [piece.decode(errors="replace") for piece in group]
+            size += sum(max(1, len(piece)) for piece in group)
+            for encoding in model.encode_batch(texts, add_special_tokens=False):
+                ids = np.array(encoding.ids or [end], dtype)
+                tokens += len(ids)
+                file.write(ids.tobytes())
+    return tokens, size
 
 
-def _pieces(spans: Iterable[Span]) -> Iterator[bytes]:
+def pieces(spans: Iterable[Span]) -> Iterable[bytes]:
     """Files in pieces that end with lines, and an empty piece at the end of each."""
     for path, start, stop in spans:
         with path.open("rb") as file:
@@ -87,17 +88,3 @@ def _pieces(spans: Iterable[Span]) -> Iterator[bytes]:
                 yield piece + file.readline(min(PIECE, stop - file.tell()))
             if file.tell() < stop:
                 yield b""
-
-
-def _write_tokens(path: Path, pieces, model, end: int, dtype: str) -> tuple[int, int]:
-    """Writes tokens, and returns their number and that of the bytes they stand for."""
-    tokens = size = 0
-    with path.open("wb") as file:
-        while group := list(islice(pieces, PIECES)):
-            texts = [piece.decode(errors="replace") for piece in group]
-            size += sum(max(1, len(piece)) for piece in group)
-            for encoding in model.encode_batch(texts, add_special_tokens=False):
-                ids = np.array(encoding.ids or [end], dtype)
-                tokens += len(ids)
-                file.write(ids.tobytes())
-    return tokens, size

@@ -1,8 +1,11 @@
 """The example's runs: resumed bitwise, branched exactly, the same on any mesh."""
 
 import json
+import sys
 from dataclasses import replace
 from functools import partial
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +103,40 @@ def test_a_finished_run_is_left_alone(trunk, text):
     before = (trunk / "metrics.jsonl").read_bytes()
     assert run(trunk, tiny_config(text))["step"] == STEPS
     assert (trunk / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_finished_cooldown_is_not_extended_but_made_anew(trunk, branch, text):
+    longer = branch_config(tiny_config(text), BRANCH, COOLDOWN + 2)
+    with pytest.raises(UserError, match="cooldown_steps: 6, now 8.*another --out"):
+        run(branch, longer, (trunk, BRANCH))
+    assert run(trunk.parent / "longer", longer, (trunk, BRANCH))["step"] == 16
+    cooled = read_manifest(branch)["config"]
+    with pytest.raises(
+        UserError, match="cools down from step 8 on is not .* its trunk"
+    ):
+        branch_config(cooled, BRANCH + COOLDOWN, 2)
+
+
+def test_trackers_get_the_numbers_of_the_metrics(text, tmp_path, monkeypatch):
+    fake, said, logged = ModuleType("trackio"), {}, []
+    fake.__spec__ = ModuleSpec("trackio", None)
+    fake.init = said.update
+    fake.log = lambda numbers, step: logged.append((step, numbers))
+    fake.finish = lambda: said.update(finished=True)
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    config = with_loop(tiny_config(text, steps=4), trackio="mine", tensorboard=True)
+    run(tmp_path / "run", config)
+    assert (said["project"], said["name"], said["finished"]) == ("mine", "run", True)
+    assert said["config"]["optimizer.peak"] == 0.01
+    assert logged == [
+        (line["step"], {k: v for k, v in line.items() if isinstance(v, float)})
+        for line in read_metrics(tmp_path / "run")
+    ]
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    monkeypatch.setattr("examples.gpt.train.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--trackio needs .* pip install trackio"):
+        run(tmp_path / "other", config)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_stable_run_can_be_extended(trunk, text, tmp_path):

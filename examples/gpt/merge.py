@@ -38,7 +38,8 @@ class Merge(Verb):
     def __call__(self) -> None:
         folder, step = find_step(self.run)
         config = read_manifest(folder)["config"]
-        there = Checkpoints(folder / "checkpoints").steps(step or math.inf)
+        until = math.inf if step is None else step
+        there = Checkpoints(folder / "checkpoints").steps(until)
         every = config.loop.snapshot_every
         steps = [step for step in there if step % every == 0]
         require(bool(steps), f"{self.run} has no snapshots (every {every} steps).")

@@ -123,7 +123,7 @@ class Recorder(ExitStack):
         say(
             f"{self._step}/{steps}  loss {fmean(self._recent):.4f}  "
             f"lr {line['lr']:.1e}  {line['phase']:8}  {tokens:,.0f} tokens/s  "
-            + (f"MFU about {mfu:.0%}  " if mfu else "")
+            + (f"MFU ~{mfu:.0%}  " if mfu else "")
             + f"ETA {minutes}:{seconds:02d}"
         )
         self._busy, self._printed_step = 0.0, self._step

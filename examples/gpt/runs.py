@@ -72,7 +72,7 @@ def _make_folder(
     try:
         os.fspath(folder.absolute()).encode()
     except UnicodeEncodeError as error:  # Orbax cannot write there
-        raise UserError(f"--out must be UTF-8, got {folder}.") from error
+        raise UserError(f"--out must be UTF-8, got {os.fsencode(folder)}.") from error
     path = folder / "run.json"
     if path.exists():
         _require_same(folder, read_manifest(folder), manifest)
@@ -200,9 +200,9 @@ def branch_config(trunk: Config, step: int, cooldown_steps: int, **changes) -> C
     need = "--steps must be at least 1 and below 2**31"
     require(1 <= cooldown_steps < 2**31, f"{need}, got {cooldown_steps}.")
     start = trunk.cooldown_start
-    anew = f"It cools down from step {start} on, which is not to be extended: branch"
-    good = start is None or step <= start
-    require(good, f"{anew} there or before, or from its trunk, with more --steps.")
+    good, advice = start is None or step <= start, "branch there or before, or from"
+    cools = f"A run that cools down from step {start} on is not extended at step {step}"
+    require(good, f"{cools}: {advice} its trunk, with more --steps.")
     changes |= {"steps": step + cooldown_steps, "cooldown_steps": cooldown_steps}
     return with_changes(trunk, **changes)
 

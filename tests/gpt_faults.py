@@ -117,7 +117,7 @@ def kills(folder: Path, rng: random.Random) -> Counter[tuple[str, str]]:
     for out, command in killed.items():
         first = BRANCH if out.name == "cooldown" else 0
         moments = sorted(rng.choices(range(first, END - 16), k=KILLS[out.name]))
-        while moments:
+        while moments and not (out / "tokens.json").exists():
             best = newest(out)
             where = kill(command, out, moments[0], rng, log)
             counts[out.name, where] += 1
@@ -125,7 +125,8 @@ def kills(folder: Path, rng: random.Random) -> Counter[tuple[str, str]]:
                 moments.pop(0)
             if newest(out) < best:
                 counts[out.name, "LOST a checkpoint"] += 1
-        finish(start(command, log), log)
+        if not (out / "tokens.json").exists():
+            finish(start(command, log), log)
     if "Traceback" in log.read_text():
         counts["all", "LOST: a traceback in the log"] += 1
     for one, other in zip(killed, calm, strict=True):  # JAX starts here

@@ -34,6 +34,8 @@ RUNS = (
 FOLDER = Path(__file__).parent / "pictures"
 GRAY = "#757d86"  # as readable on white as on black
 PHASES = {"warmup": "#e08a1e", "stable": "#3b8ede", "cooldown": "#22a06b"}
+MODEL = {"color": PHASES["cooldown"], "marker": "o", "ls": "", "label": "a model"}
+BACKDROP = {"color": GRAY, "lw": 1, "ls": ":"}  # what a curve is compared with
 STYLE = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -59,6 +61,7 @@ SHAPES = {
     "cosine": shapes.cosine,
     "mirror_cosine": shapes.mirror_cosine,
     "power(1.7)": shapes.power(1.7),
+    "one_minus_power(0.25)": shapes.one_minus_power(0.25),
     "lowered_linear(0.7)": shapes.lowered_linear(0.7),
     "exponential(0.01)": shapes.exponential(0.01),
 }
@@ -72,6 +75,9 @@ INFINITE = optax_wsd.infinite_schedule(
 WSD_S = optax_wsd.wsds_schedule(
     1.0, (400, 700, TOTAL), warmup_steps=80, cooldown_steps=100
 )
+COOLED_INFINITE = optax_wsd.cooldown_schedule(INFINITE, 850, 150)
+STABLE = optax.warmup_constant_schedule(0.0, 1.0, 80)
+WARMUP = (0, 80)
 SCHEDULES = {
     "wsd_schedule": WSD,
     "wsds_schedule": WSD_S,
@@ -80,21 +86,24 @@ SCHEDULES = {
     ),
     "infinite_schedule": INFINITE,
     "inverse_power_schedule": POWER,
-    "cooldown_schedule of it": optax_wsd.cooldown_schedule(POWER, 750, 250),
+    "then cooldown_schedule": optax_wsd.cooldown_schedule(POWER, 750, 250),
 }
 
 
 def draw_shapes():
-    figure, grid = plt.subplots(4, 2, figsize=(4.8, 7), sharex=True, sharey=True)
+    figure, grid = plt.subplots(5, 2, figsize=(4.8, 8), sharex=True, sharey=True)
     p = jnp.linspace(0, 1, 201)
-    for axes, (name, shape) in zip(grid.flat, SHAPES.items(), strict=True):
-        axes.plot(p, 1 - p, color=GRAY, lw=1, ls=":")
-        axes.plot(p, shape(p), color=PHASES["cooldown"])
+    *cells, last = grid.flat  # the last has the legend
+    for axes, (name, shape) in zip(cells, SHAPES.items(), strict=True):
+        (line,) = axes.plot(p, 1 - p, **BACKDROP)
+        (curve,) = axes.plot(p, shape(p), color=PHASES["cooldown"])
         axes.set_title(name)
         axes.set_xticks([0, 0.5, 1])
         axes.set_yticks([0, 0.5, 1])
-    for axes in grid[-1]:
-        axes.set_xlabel("part of the cooldown done")
+    grid[-2, 1].tick_params(labelbottom=True)
+    last.set_axis_off()
+    last.legend((curve, line), ("the shape", "linear"), loc="center", frameon=False)
+    figure.supxlabel("part of the cooldown done", fontsize=STYLE["axes.labelsize"])
     save(figure, "shapes")
 
 
@@ -111,45 +120,116 @@ def draw_schedules():
     save(figure, "schedules")
 
 
+def draw_choices():
+    """What you know about the end, and what to take; a dot is a model to use."""
+    branches = (300, 400), (550, 700), (800, 1000)
+    any_time = (300, 550, 800, 1000)
+    ema = average_weights(optax_wsd.params_power_ema(4.0), TOTAL)
+    rows = {
+        "The end is known and fixed": (
+            "wsd_schedule with a linear\ncooldown of 60 % or more",
+            optax_wsd.wsd_schedule(
+                1.0, TOTAL, warmup_steps=80, cooldown_steps=600, shape=shapes.linear
+            ),
+            ([WARMUP], [(80, 400)], [(400, 1000)]),
+            (1000,),
+        ),
+        "The end is open, or there are several budgets": (
+            "a stable phase, scale_by_cooldown\nand start_cooldown",
+            STABLE,
+            ([WARMUP], [(80, 1000)], []),
+            (),
+        ),
+        "You want a model at any time": (
+            "params_power_ema beside\nthe stable phase",
+            STABLE,
+            ([WARMUP], [(80, 1000)], []),
+            any_time,
+        ),
+        "You have no plan at all": (
+            "schedule_free_adamw with\ngrowing_b1_schedule",
+            STABLE,
+            ([WARMUP], [(80, 1000)], []),
+            any_time,
+        ),
+        "New data keeps arriving": (
+            "infinite_schedule, ended by\ncooldown_schedule",
+            COOLED_INFINITE,
+            ([WARMUP], [(80, 850)], [(850, 1000)]),
+            (1000,),
+        ),
+    }
+    figure, grid = plt.subplots(
+        len(rows), 2, figsize=(4.8, 5), width_ratios=(2, 3), sharex="col"
+    )
+    for (axes, words), (known, row) in zip(grid, rows.items(), strict=True):
+        take, schedule, phases, models = row
+        draw_phases_of(axes, schedule, phases)
+        axes.plot(models, schedule(np.array(models)), **MODEL)
+        axes.set_ylim(-0.12, 1.12)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        words.set_axis_off()
+        words.text(0, 0.98, known, va="top", weight="bold")
+        words.text(0, 0.66, take, va="top", linespacing=1.3)
+    for start, end in branches:
+        branch = optax_wsd.cooldown_schedule(STABLE, start, end - start)
+        draw_phases_of(grid[1, 0], branch, ([], [], [(start, end)]))
+        grid[1, 0].plot(end, 0, **MODEL)
+    grid[2, 0].fill_between(
+        np.arange(1, TOTAL + 1),
+        0.6 * ema / ema.max(),
+        color=PHASES["stable"],
+        alpha=0.3,
+    )
+    legend(figure, grid[0, 0])
+    save(figure, "choices")
+
+
 def draw_phases():
-    ended = optax_wsd.cooldown_schedule(INFINITE, 850, 150)
-    warmup = [(0, 80)]
     rows = {
         "WSD: one stable phase, then one cooldown": (
             WSD,
-            (warmup, [(80, 750)], [(750, 1000)]),
+            ([WARMUP], [(80, 750)], [(750, 1000)]),
         ),
         "WSD-S: a cooldown for each budget, then back up": (
             WSD_S,
             (
-                warmup,
+                [WARMUP],
                 [(80, 300), (400, 600), (700, 900)],
                 [(300, 399), (600, 699), (900, 1000)],
             ),
         ),
         "infinite: falls to a constant; cooled down when asked": (
-            ended,
-            (warmup, [(80, 850)], [(850, 1000)]),
+            COOLED_INFINITE,
+            ([WARMUP], [(80, 850)], [(850, 1000)]),
         ),
     }
     figure, grid = plt.subplots(3, 1, figsize=(4.8, 5), sharex=True, sharey=True)
     for axes, (title, (schedule, phases)) in zip(grid, rows.items(), strict=True):
         axes.plot(np.arange(TOTAL + 1), schedule(np.arange(TOTAL + 1)), GRAY, lw=1)
-        for (name, color), spans in zip(PHASES.items(), phases, strict=True):
-            for i, (first, last) in enumerate(spans):
-                steps = np.arange(first, last + 1)
-                label = name if i == 0 else None
-                axes.plot(steps, schedule(steps), color=color, lw=2.5, label=label)
+        draw_phases_of(axes, schedule, phases)
         axes.set_title(title, loc="left")
         axes.set_yticks([0, 0.5, 1])
     grid[-1].set_xlabel("step")
-    figure.legend(
-        *grid[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-    )
+    legend(figure, grid[0])
     save(figure, "phases")
+
+
+def draw_phases_of(axes, schedule, phases):
+    """Colours the spans of steps of warmup, stable phase and cooldown."""
+    for (name, color), spans in zip(PHASES.items(), phases, strict=True):
+        for i, (first, last) in enumerate(spans):
+            steps = np.arange(first, last + 1)
+            label = name if i == 0 else None
+            axes.plot(steps, schedule(steps), color=color, lw=2.5, label=label)
+
+
+def legend(figure, axes):
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False
+    )
 
 
 def draw_averages():
@@ -229,6 +309,7 @@ def main():
     draw_shapes()
     draw_schedules()
     draw_phases()
+    draw_choices()
     draw_averages()
 
 

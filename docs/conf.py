@@ -1,6 +1,7 @@
 """Sphinx configuration: MyST pages, the Reference from docstrings, furo's theme."""
 
 import re
+from pathlib import Path
 
 import optax_wsd
 
@@ -27,9 +28,11 @@ autodoc_member_order = "bysource"
 napoleon_use_rtype = False
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "optax-wsd"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(Path(__file__).with_name("scorer.js"))
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

@@ -35,7 +35,6 @@ FOLDER = Path(__file__).parent / "pictures"
 GRAY = "#757d86"  # as readable on white as on black
 PHASES = {"warmup": "#e08a1e", "stable": "#3b8ede", "cooldown": "#22a06b"}
 MODEL = {"color": PHASES["cooldown"], "marker": "o", "ls": "", "label": "a model"}
-BACKDROP = {"color": GRAY, "lw": 1, "ls": ":"}  # what a curve is compared with
 STYLE = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -95,14 +94,14 @@ def draw_shapes():
     p = jnp.linspace(0, 1, 201)
     *cells, last = grid.flat  # the last has the legend
     for axes, (name, shape) in zip(cells, SHAPES.items(), strict=True):
-        (line,) = axes.plot(p, 1 - p, **BACKDROP)
-        (curve,) = axes.plot(p, shape(p), color=PHASES["cooldown"])
+        axes.plot(p, 1 - p, color=GRAY, lw=1, ls=":", label="linear")
+        axes.plot(p, shape(p), color=PHASES["cooldown"], label="the shape")
         axes.set_title(name)
         axes.set_xticks([0, 0.5, 1])
         axes.set_yticks([0, 0.5, 1])
     grid[-2, 1].tick_params(labelbottom=True)
     last.set_axis_off()
-    last.legend((curve, line), ("the shape", "linear"), loc="center", frameon=False)
+    last.legend(*grid[0, 0].get_legend_handles_labels(), loc="center", frameon=False)
     figure.supxlabel("part of the cooldown done", fontsize=STYLE["axes.labelsize"])
     save(figure, "shapes")
 

@@ -1,11 +1,14 @@
 """How well a loss law, fitted to a trunk and one branch, predicts other cooldowns.
 
     python -m benchmarks.laws --curves DIR --published-runs FILE
-    python -m benchmarks.laws --make 400k:0:4e-3 80k:1:8e-3
+    python -m benchmarks.laws --make 400k:0:4e-3 80k:1:8e-3 --runs OTHER
 
 The trunk up to the step where a cooldown starts, and the latest branch that had ended
 by 1.1 times that step, predict the last loss of that cooldown. Short runs of two small
-GPTs lie in `results/laws_cpu.jsonl`; `--make SIZE:SEED:PEAK` adds others to it. The
+GPTs lie in `results/laws_cpu.jsonl`; `--make SIZE:SEED:PEAK` adds others to it, or to
+the file that `--runs` names. Where averages of a trunk were evaluated, those of its
+later half are added to the branch, and then take its place. The second table lets the
+law choose between two lengths of cooldown, as `compare --steps auto` does. The
 other data are not part of this project: DIR has `25M` and `100M`, folders of CSV files
 of Luo et al., 2025 (github.com/thu-yao-01-luo/MultiPowerLaw, `loss_curve_repo/`, MIT
 licence), and FILE has the runs of a 124M model of github.com/fabian-sp/lr-scheduling
@@ -21,11 +24,13 @@ from typing import Any
 import numpy as np
 import tyro
 
-from optax_wsd import laws, wsd_schedule
+from optax_wsd import gamma_from_width, laws, wsd_schedule
 from optax_wsd.shapes import linear, one_minus_sqrt
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # rates, steps and losses
 RUNS = Path(__file__).parent / "results" / "laws_cpu.jsonl"
+GAMMA = gamma_from_width(0.10)  # of the averages of the small runs
+AVERAGED = "branch and averages"
 STABLE = "constant_24000"
 BRANCHES = (
     "wsdcon_9",
@@ -44,11 +49,23 @@ class Case:
     trunk: Curve
     branch: Curve
     asked: Curve
+    averages: Curve | None = None  # losses of the trunk's average
 
-    def score(self) -> tuple[float, float, float]:
+    def law(self, use: str = "branch") -> laws.LossLaw:
+        """Of the trunk and its branch, its branch and averages, or its averages."""
+        runs = [self.trunk] if use == "averages" else [self.trunk, self.branch]
+        if use == "branch":
+            return laws.fit_loss_law(runs)
+        assert self.averages is not None
+        rates, steps, losses = self.averages
+        end = self.trunk[1][-1]
+        late = (steps >= end / 2) & (steps <= end)
+        return laws.fit_loss_law(runs, [(GAMMA, (rates, steps[late], losses[late]))])
+
+    def score(self, use: str = "branch") -> tuple[float, float, float]:
         """Errors of the law and of the line, and the half-width of the interval."""
         rates, steps, losses = self.asked
-        law = laws.fit_loss_law([self.trunk, self.branch])
+        law = self.law(use)
         low, high = law.predict_interval(rates, steps[-1])
         line = trunk_line(self) - losses[-1]
         return float(low + high) / 2 - losses[-1], line, float(high - low) / 2
@@ -66,7 +83,9 @@ def trunk_line(case: Case) -> float:
     return float(line(np.log(asked_end)) - gain)
 
 
-def pair(group: str, trunk: Curve, branches: list[Any]) -> Iterator[Case]:
+def pair(
+    group: str, trunk: Curve, branches: list[Any], averages: Curve | None = None
+) -> Iterator[Case]:
     """Each cooldown, with the latest branches that had ended by about its start."""
     for start, asked in branches:
         ended = [b for _, b in branches if b[1][-1] < asked[1][-1]]
@@ -76,7 +95,7 @@ def pair(group: str, trunk: Curve, branches: list[Any]) -> Iterator[Case]:
         known = trunk[0], trunk[1][seen], trunk[2][seen]
         for branch in ended:
             if len(branch[0]) == latest:
-                yield Case(group, known, branch, asked)
+                yield Case(group, known, branch, asked, averages)
 
 
 def published(file: Path) -> Iterator[Case]:
@@ -119,15 +138,16 @@ def small(file: Path) -> Iterator[Case]:
     runs = [json.loads(line) for line in file.read_text().splitlines()]
     names = {(r["size"], r["seed"], r["peak"]): None for r in runs}
     for name in names:
-        curves = []
+        curves, averages = [], None
         for run in runs:
             if (run["size"], run["seed"], run["peak"]) == name:
-                rates = rates_of(run)
-                curve = rates, np.array(run["steps"]), np.array(run["losses"])
-                curves.append((run["start"], curve))
+                rates, steps = rates_of(run), np.array(run["steps"])
+                curves.append((run["start"], (rates, steps, np.array(run["losses"]))))
+                if "averages" in run:
+                    averages = rates, steps, np.array(run["averages"])
         (trunk,) = (curve for start, curve in curves if start is None)
         branches = [(s, c) for s, c in curves if s is not None]
-        yield from pair("{}, seed {}, {:g}".format(*name), trunk, branches)
+        yield from pair("{}, seed {}, {:g}".format(*name), trunk, branches, averages)
 
 
 def rates_of(run: dict[str, Any]) -> np.ndarray:
@@ -155,24 +175,26 @@ def main(
     curves: Path | None = None,
     published_runs: Path | None = None,
     make: tuple[str, ...] = (),
+    runs: Path = RUNS,
 ) -> None:
-    """Prints the table, or makes small runs.
+    """Prints the tables, or makes small runs.
 
     Args:
         curves: Folder with one folder of CSV files for each model size.
         published_runs: JSON lines of the 124M model.
         make: Small runs to add, each as SIZE:SEED:PEAK with a size of 80k or 400k.
+        runs: JSON lines of the small runs.
     """
     if make:
         from .laws_runs import make_runs
 
-        return make_runs(make, RUNS, rates_of)
-    cases = list(small(RUNS)) if RUNS.exists() else []
+        return make_runs(make, runs, rates_of)
+    cases = short = list(small(runs)) if runs.exists() else []
     if published_runs:
-        cases += published(published_runs)
+        cases = [*cases, *published(published_runs)]
     for folder in sorted(curves.iterdir()) if curves else []:
         if folder.is_dir():
-            cases += curves_of(folder)
+            cases = [*cases, *curves_of(folder)]
     print("| group | cases | refused | law | line | 90 % interval | half-width |")
     print("|---|--:|--:|--:|--:|--:|--:|")
     scores: dict[str, list[tuple[float, float, float]]] = {}
@@ -184,6 +206,36 @@ def main(
     for group, values in scores.items():
         print_row(group, np.array(values))
     print_row("all", np.concatenate([np.array(v) for v in scores.values()]))
+    for use in (AVERAGED, "averages"):
+        averaged: dict[str, list[tuple[float, float, float]]] = {}
+        for case in short:
+            if case.averages is not None:
+                averaged.setdefault(case.group, []).append(case.score(use))
+        for group, values in averaged.items():
+            print_row(f"{group}: {use}", np.array(values))
+    print("\n| group | ends | chosen - long share | chosen - short share |")
+    print("|---|--:|--:|--:|")
+    for group in dict.fromkeys(case.group for case in short):
+        print_choices(group, [case for case in short if case.group == group])
+
+
+def print_choices(group: str, cases: list[Case]) -> None:
+    """Of the cooldowns to each end the law chooses one, when the first would start."""
+    gains = []
+    for end in sorted({case.asked[1][-1] for case in cases}):
+        ending = [case for case in cases if case.asked[1][-1] == end]
+        ending.sort(key=lambda case: case.trunk[1][-1])
+        law = ending[0].law("branch" if ending[0].averages is None else AVERAGED)
+        ends = [(law.predict(c.asked[0], end), c.asked[2][-1]) for c in ending]
+        chosen = min(ends)[1]
+        gains.append((chosen - ends[0][1], chosen - ends[-1][1]))
+    each = ["{:+.4f} ± {:.4f}".format(*mean_and_error(x)) for x in np.array(gains).T]
+    print(f"| {group} | {len(gains)} | {' | '.join(each)} |", flush=True)
+
+
+def mean_and_error(x: np.ndarray) -> tuple[float, float]:
+    spread = np.std(x, ddof=1) if len(x) > 1 else np.nan
+    return float(np.mean(x)), float(spread / np.sqrt(len(x)))
 
 
 def print_row(group: str, scores: np.ndarray) -> None:

@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import optax_wsd
 from examples.gpt.config import DataConfig, ModelConfig
 from examples.gpt.data import StepBatches, load_text, validation_batches
 from examples.gpt.model import graph, init_params, next_byte_loss
+
+from .laws import GAMMA
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,18 @@ def make_runs(names: Sequence[str], path: Path, rates_of) -> None:
         for start, end, shape in [(None, size.ends[-1], None), *cooldowns]:
             run = {"size": kind, "seed": int(seed), "peak": float(peak)}
             run |= {"start": start, "end": end, "shape": shape, "warmup": size.warmup}
-            steps, losses = [], []
+            steps, losses, averages = [], [], []
             for step, state in trainer.train(states[start], rates_of(run), start or 0):
                 if start is None and step in states:
                     states[step] = state
                 if start is not None or step % size.trunk_every == 0:
                     steps.append(step)
                     losses.append(round(float(trainer.evaluate(state[0])), 6))
-            line = json.dumps(run | {"steps": steps, "losses": losses})
+                    if start is None:
+                        average = optax_wsd.eval_params(state[1], state[0])
+                        averages.append(round(float(trainer.evaluate(average)), 6))
+            run |= {"steps": steps, "losses": losses}
+            line = json.dumps(run | ({} if start else {"averages": averages}))
             with path.open("a") as file:
                 file.write(line + "\n")
             print(f"{name} {start}-{end} {losses[-1]:.4f}", flush=True)
@@ -120,4 +127,5 @@ def _adamw(rate) -> optax.GradientTransformation:
         return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
 
     adamw = optax.adamw(rate, b1=0.9, b2=0.95, weight_decay=0.1, mask=is_matrix)
-    return optax.chain(optax.clip_by_global_norm(1.0), adamw)
+    average = optax_wsd.params_power_ema(GAMMA)
+    return optax.chain(optax.clip_by_global_norm(1.0), adamw, average)

@@ -39,10 +39,11 @@ Curve = tuple[Numbers, Numbers, Numbers]
 # Of the loss law, and not fitted to its curves: benchmarks/README.md has their source.
 EARLY = 0.3  # part of the shortest run, whose steps are read in no curve
 GAIN_OF_PROGRESS = 0.15  # how much the gain falls when P falls by 1
-MODEL_ERROR = 0.03  # standard deviation, in parts of the gain, where the curves end
-# a, q, speed * sqrt(reach) and b: medians, and the spread of their natural logarithms.
-PRIOR = (0.45, 0.7, 10.0, 0.25)
-PRIOR_SPREAD = np.array([0.3, 0.2, 0.4, 0.3])
+MODEL_ERROR = 0.018  # standard deviation, in parts of P
+# a, q, speed * sqrt(reach), b, and the part of a cooldown's gain that the average has
+# which equals it: medians, and the spread of their natural logarithms.
+PRIOR = (0.45, 0.7, 10.0, 0.25, 1.0)
+PRIOR_SPREAD = np.array([0.3, 0.2, 0.4, 0.3, 0.15])
 NAN = np.asarray(math.nan)
 MAX_GROUPS = 512  # changes of the rate that the sum over them keeps apart
 
@@ -220,7 +221,7 @@ class LossLaw(NamedTuple):
         """Where the loss of a run will be, with a probability of `coverage`.
 
         Its middle is `predict`; its width is what the fit leaves open, the noise of an
-        evaluation, and the error of the law, which grows away from the fit's curves.
+        evaluation, and the error of the law, in proportion to the progress left, P.
 
         Args:
             learning_rates, steps: As for `predict`.
@@ -242,10 +243,9 @@ class LossLaw(NamedTuple):
         path, shape = self._path(learning_rates, steps)
         losses = self._losses(path)
         others = [LossLaw._make((*o, *self[7:])) for o in self.spread]
-        part = path.progress / self.reach
-        gain = self.floor + self.progress * part**-self.progress_exponent - losses
+        left = (path.progress / self.reach) ** -self.progress_exponent
         errors = [law._losses(path) - losses for law in others]
-        errors += [self.residual, MODEL_ERROR * gain * (1 + np.abs(np.log(part)))]
+        errors += [self.residual, MODEL_ERROR * self.progress * left]
         deviation = np.sqrt(sum(error**2 for error in errors))
         width = NormalDist().inv_cdf((1 + coverage) / 2) * deviation
         return (losses - width).reshape(shape), (losses + width).reshape(shape)
@@ -260,18 +260,27 @@ class LossLaw(NamedTuple):
         return path.columns(reach, a, *others) @ [floor, progress, gain]
 
 
-def fit_loss_law(curves: Sequence[Curve]) -> LossLaw:
+def fit_loss_law(
+    curves: Sequence[Curve], averages: Sequence[tuple[float, Curve]] = ()
+) -> LossLaw:
     """Fits a `LossLaw` to logged losses: a stable run and one cooldown will do.
 
-    Least squares, without the early transient: the first 0.3 of the shortest run. The
-    exponents and the speed have priors, so that what the curves say little about stays
-    reasonable; curves that say nothing about it are refused.
+    Least squares, with each run weighted by its own noise, and without the early
+    transient: the first 0.3 of the shortest run. The exponents and the speed have
+    priors, so that what the curves say little about stays reasonable; curves that say
+    nothing about it are refused.
+
+    An average of weights is the end of a cooldown, as far as the gradients stay the
+    same: that by `params_power_ema(gamma)` after n updates has the rates of its run,
+    times 1 - (t / n)^(gamma + 1), and a part of the gain near 1, which is fitted too.
 
     Args:
         curves: For each run (learning_rates, steps, losses): the rate of every update
             from 0 on, the numbers of updates after which a loss was logged, and these
             losses, validation losses rather than noisy training losses. All runs have
             the same model, data and batch size.
+        averages: (gamma, curve) for each run whose average was evaluated too; they may
+            stand in for a cooldown. Those of the later half of a trunk do.
 
     Returns:
         The law, with the root mean square of its errors as `residual`.
@@ -298,56 +307,66 @@ def fit_loss_law(curves: Sequence[Curve]) -> LossLaw:
 
     checked = list(_check_curves(curves))
     peak_value = max(float(np.max(rates)) for rates, _, _ in checked)
-    _check_identified(checked, peak_value)
     early = EARLY * min(np.max(steps) for _, steps, _ in checked)
+    runs = len(checked)
+    checked += _as_cooldowns(averages)
+    _check_identified(checked, peak_value)
     losses = np.concatenate([losses[steps >= early] for _, steps, losses in checked])
     paths = [_Path(rates / peak_value, n[n >= early]) for rates, n, _ in checked]
     reach = max(float(np.max(path.progress, initial=0)) for path in paths)
     # The response is slower in longer runs, as one over the square root of their sum.
-    prior = np.log(PRIOR) - np.array([0, 0, math.log(reach) / 2, 0])
+    prior = np.log(PRIOR) - np.array([0, 0, math.log(reach) / 2, 0, 0])
 
     def columns(logs):
-        return np.concatenate([path.columns(reach, *np.exp(logs)) for path in paths])
+        *exponents, part = np.exp(logs)
+        parts = np.where(np.arange(len(paths)) < runs, 1.0, part)
+        each = zip(paths, parts, strict=True)
+        return np.concatenate([p.columns(reach, *exponents, part) for p, part in each])
 
-    def solve(logs):
-        """The best floor, progress and gain for the other four parameters."""
+    def solve(logs, noise):
+        """The best floor, progress and gain for the other parameters."""
         matrix = columns(logs)
-        q, r = np.linalg.qr(matrix)
-        factors, _ = optimize.nnls(r, q.T @ losses)
+        q, r = np.linalg.qr(matrix / noise[:, None])
+        factors, _ = optimize.nnls(r, q.T @ (losses / noise))
         return factors, matrix @ factors - losses
 
-    def rms(logs):
-        return float(np.sqrt(np.mean(solve(logs)[1] ** 2)))
-
-    logs, noise = prior, 1.0
-    for _ in range(3):
+    # Each run has its own noise, and all averages together have theirs.
+    sizes = [len(path.progress) for path in paths]
+    run = np.repeat(np.minimum(np.arange(len(paths)), runs), sizes)
+    logs, noise = prior, np.ones(len(losses))
+    for _ in range(10):
+        squares = solve(logs, noise)[1] ** 2
+        # One error more than a run has, of the size of all: few may be small by luck.
+        squares = np.mean(squares) + np.bincount(run, squares)
+        squares /= 1 + np.bincount(run)
         # Errors of neighbouring losses go together: as one independent one in four.
-        noise = 2 * max(rms(logs), 1e-6)
+        noise = 2 * np.maximum(np.sqrt(squares), 1e-6)[run]
         logs = optimize.least_squares(
             lambda v, noise=noise: np.concatenate(
-                [solve(v)[1] / noise, (v - prior) / PRIOR_SPREAD]
+                [solve(v, noise)[1] / noise, (v - prior) / PRIOR_SPREAD]
             ),
             logs,
         ).x
-    factors, _ = solve(logs)
+    factors, errors = solve(logs, noise)
     found = "progress {1:.3g} and gain {2:.3g}".format(*factors)
     check(factors[1] > 0, "curves", found, "losses that fall in training")
 
     def fields(factors, logs):
-        (floor, progress, gain), (a, q, speed, b) = factors, np.exp(logs)
+        (floor, progress, gain), (a, q, speed, b, _) = factors, np.exp(logs)
         return tuple(map(float, (floor, progress, a, gain, q, speed, b)))
 
     # The axes of the uncertainty: of the squares at their least, to second order.
     slopes = [
         (columns(logs + h) - columns(logs - h)) @ factors / 2e-4
-        for h in 1e-4 * np.eye(4)
+        for h in 1e-4 * np.eye(5)
     ]
-    of_losses = np.column_stack([columns(logs), *slopes]) / noise
-    of_priors = np.column_stack([np.zeros((4, 3)), np.diag(1 / PRIOR_SPREAD)])
+    of_losses = np.column_stack([columns(logs), *slopes]) / noise[:, None]
+    of_priors = np.column_stack([np.zeros((5, 3)), np.diag(1 / PRIOR_SPREAD)])
     _, sizes, axes = np.linalg.svd(np.concatenate([of_losses, of_priors]), False)
     shifts = axes / np.maximum(sizes, 0.1)[:, None]
     spread = tuple(fields(factors + s[:3], logs + s[3:]) for s in shifts)
-    fitted = *fields(factors, logs), peak_value, reach, rms(logs), spread
+    residual = float(np.sqrt(np.mean(errors**2)))
+    fitted = *fields(factors, logs), peak_value, reach, residual, spread
     return LossLaw._make(fitted)
 
 
@@ -452,10 +471,10 @@ class _Path:
         # The sum of rates from each change to each step.
         self.since = np.maximum(self.progress[:, None] - total[at], 0)
 
-    def columns(self, reach, a, q, speed, b) -> np.ndarray:
+    def columns(self, reach, a, q, speed, b, part=1.0) -> np.ndarray:
         """What floor, progress and gain are multiplied with, [steps, 3]."""
         response = -np.expm1(-b * np.log1p(speed * self.since))
-        gain = response @ (self.before**q - self.after**q)
+        gain = part * (response @ (self.before**q - self.after**q))
         p = (self.progress / reach) ** -a
         progress = p - GAIN_OF_PROGRESS * (p - 1) * gain
         return np.stack([np.ones_like(gain), progress, -gain], axis=1)
@@ -534,6 +553,16 @@ def _check_curves(curves) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
         where = [f"{losses[i]} at step {steps[i]}" for i in bad[:1]]
         check(not where, "losses", ", ".join(where), "finite numbers")
         yield rates, steps, losses
+
+
+def _as_cooldowns(averages) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The cooldown that each average equals."""
+    for gamma, curve in averages:
+        check_float("gamma", gamma, at_least=0)
+        ((rates, steps, losses),) = _check_curves([curve])
+        for n, loss in zip(steps, losses, strict=True):
+            falling = 1 - (np.arange(n) / n) ** (gamma + 1)
+            yield rates[:n] * falling, np.array([n]), np.array([loss])
 
 
 def _check_identified(curves, peak_value: float) -> None:

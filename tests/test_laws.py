@@ -222,7 +222,10 @@ OTHERS = {
     "truth, tolerance",
     [
         (TRUTH, 0.003),
-        (TRUTH._replace(speed=0.5, response_exponent=0.8, progress_exponent=0.8), 0.03),
+        (
+            TRUTH._replace(speed=0.5, response_exponent=0.8, progress_exponent=0.8),
+            0.003,
+        ),
         (TRUTH._replace(speed=0.01, progress_exponent=0.25, floor=1.0), 0.02),
         (TRUTH._replace(rate_exponent=0.45, response_exponent=0.2), 0.012),
     ],
@@ -279,7 +282,7 @@ def test_fabricated_curves_come_back_within_their_intervals(truth, seed):
         assert low < truth.predict(rates, len(rates)) < high
 
 
-def test_an_interval_grows_with_its_coverage_its_distance_and_the_noise():
+def test_an_interval_grows_with_its_coverage_and_the_noise():
     def width(law, rates, coverage=0.9):
         low, high = law.predict_interval(rates, len(rates), coverage=coverage)
         middle = law.predict(rates, len(rates))
@@ -290,9 +293,8 @@ def test_an_interval_grows_with_its_coverage_its_distance_and_the_noise():
         laws.fit_loss_law([curve(TRUNK, noise=n), curve(BRANCH, noise=n, seed=1)])
         for n in (0.0005, 0.005)
     )
-    near, far = OTHERS["cosine"], OTHERS["longer cosine"]
+    near = OTHERS["cosine"]
     assert width(noisy, near) > 1.5 * width(quiet, near)
-    assert width(quiet, far) > 1.3 * width(quiet, near)
     two, one = width(quiet, near, 0.9545), width(quiet, near, 0.6827)
     assert two == pytest.approx(2 * one, rel=1e-3)
 
@@ -302,12 +304,39 @@ def test_an_interval_holds_the_noise_and_the_error_of_the_law():
     law, end = TRUTH._replace(residual=0.01), 2 * 4000
     rates = np.append(np.full(end - 1, PEAK), 0.1 * PEAK)
     low, high = law.predict_interval(rates, [end])
-    stable = law.floor + law.progress * ((end - 0.9) / 4000) ** -law.progress_exponent
-    gain = stable - law.predict(rates, end)
-    error = 0.03 * gain * (1 + math.log((end - 0.9) / 4000))
+    left = law.progress * ((end - 0.9) / 4000) ** -law.progress_exponent
+    error = 0.018 * left
     assert (high - low) / 2 == pytest.approx(
         [1.6449 * math.hypot(0.01, error)], rel=1e-4
     )
+
+
+def averaged(part, gamma=6.94, first=2000):
+    """The losses of a trunk's averages, with a part of the gain of its cooldowns."""
+    steps = STEPS[STEPS >= first]
+    stable = TRUTH.predict(TRUNK, steps)
+    cooled = [
+        TRUTH.predict(TRUNK[:n] * (1 - (np.arange(n) / n) ** (gamma + 1)), n)
+        for n in steps
+    ]
+    return gamma, (TRUNK, steps, stable - part * (stable - np.array(cooled)))
+
+
+@pytest.mark.parametrize("part", [0.9, 1.1])
+@pytest.mark.parametrize("branches", [[], [BRANCH]])
+def test_averages_stand_in_for_a_branch_or_help_it(part, branches):
+    runs = [curve(rates) for rates in (TRUNK, *branches)]
+    law = laws.fit_loss_law(runs, [averaged(part)])
+    rates = OTHERS["later cooldown"]
+    low, high = law.predict_interval(rates, 4000)
+    assert low < TRUTH.predict(rates, 4000) < high
+    gain = TRUTH.predict(TRUNK, 4000) - TRUTH.predict(rates, 4000)
+    assert high - low < (0.5 if branches else 1.0) * gain
+
+
+def test_an_average_is_refused_where_its_exponent_is_none():
+    with pytest.raises(ValueError, match="gamma must be"):
+        laws.fit_loss_law([TRUNK_CURVE], [(-1.0, TRUNK_CURVE)])
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.0, 90, math.nan])
@@ -489,10 +518,10 @@ SMALL = [c for c in benchmark.small(benchmark.RUNS) if c.group == "400k, seed 0,
 @pytest.mark.parametrize(
     "cases, mean, worst, data",
     [
-        (lambda data: SMALL, 12.9, 27.7, None),
-        (lambda data: benchmark.published(data / "runs_124M.jsonl"), 3.3, 14.6, "runs"),
-        (lambda data: benchmark.curves_of(data / "25M"), 3.4, 14.3, "curves"),
-        (lambda data: benchmark.curves_of(data / "100M"), 5.8, 20.4, "curves"),
+        (lambda data: SMALL, 12.5, 25.8, None),
+        (lambda data: benchmark.published(data / "runs_124M.jsonl"), 3.3, 16.9, "runs"),
+        (lambda data: benchmark.curves_of(data / "25M"), 3.2, 14.5, "curves"),
+        (lambda data: benchmark.curves_of(data / "100M"), 5.6, 18.5, "curves"),
     ],
     ids=["400k", "124M", "25M", "100M"],
 )

@@ -15,10 +15,12 @@ from optax_wsd import laws
 
 from .checkpoints import write_json
 from .config import Config, ShapeName, UserError, Verb, require
-from .optimizer import stable_schedule
+from .optimizer import AVERAGE_WIDTHS, stable_schedule
 from .progress import read_metrics, say
 from .report import draw_plan
 from .runs import find_parent, finished_branches, read_manifest
+
+MOST_AVERAGES = 32  # that a law is fitted to
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,24 @@ def fit_law(
 ) -> laws.LossLaw:
     """The law of a trunk's loss, from its metrics and those of finished cooldowns.
 
+    The averages of its later half tell of a cooldown too, and may stand in for one.
     With `until` the trunk is seen as it was after so many steps.
     """
     rates, steps, losses = curve(trunk)
-    known = slice(None) if until is None else steps <= until
+    until = int(steps[-1]) if until is None else until
+    known = steps <= until
     curves = [(rates, steps[known], losses[known])]
     curves += [curve(branch) for branch in branches or finished_branches(trunk)]
+    averages = {
+        line["step"]: line["val_loss_ema"]
+        for line in read_metrics(trunk)
+        if "val_loss_ema" in line and until / 2 <= line["step"] <= until
+    }
+    every = -(-len(averages) // MOST_AVERAGES) or 1
+    averaged = rates, [*averages][::every], [*averages.values()][::every]
+    gamma = optax_wsd.gamma_from_width(AVERAGE_WIDTHS["ema"])
     try:
-        return laws.fit_loss_law(curves)
+        return laws.fit_loss_law(curves, [(gamma, averaged)] if averages else ())
     except ValueError as error:
         raise UserError(f"The law of {trunk} cannot be fitted: {error}") from error
 

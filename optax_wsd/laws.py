@@ -237,7 +237,7 @@ class LossLaw(NamedTuple):
             >>> law = LossLaw(3.0, 0.3, 0.5, 0.12, 0.7, 0.1, 0.3, 1e-3, 1000.0, 0.001)
             >>> low, high = law.predict_interval(np.linspace(1e-3, 0, 1000), 1000)
             >>> print(low.round(3), high.round(3))
-            3.364 3.374
+            3.357 3.382
         """
         check_float("coverage", coverage, above=0, below=1)
         path, shape = self._path(learning_rates, steps)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import optax_wsd
 from examples.gpt.__main__ import main
 from examples.gpt.checkpoints import Checkpoints, write_json
 from examples.gpt.compare import Compare
@@ -20,6 +21,7 @@ from examples.gpt.config import (
     UserError,
     to_json,
 )
+from examples.gpt.optimizer import AVERAGE_WIDTHS
 from examples.gpt.plan import (
     advised_length,
     curve,
@@ -151,6 +153,27 @@ def test_metrics_that_lack_steps_are_refused(trunk, branch, capsys):
 def test_a_plan_needs_a_branch_and_says_so(trunk, capsys):
     sentence = "The law of .*trunk cannot be fitted: .*short cooldown"
     check_refused(["plan", str(trunk)], sentence, capsys)
+
+
+def test_averages_of_a_trunk_stand_in_for_a_branch(trunk):
+    """Those of its later half, as far as it is seen."""
+    power = optax_wsd.gamma_from_width(AVERAGE_WIDTHS["ema"]) + 1
+    lines, averages = [], {}
+    for line in map(json.loads, (trunk / "metrics.jsonl").read_text().splitlines()):
+        if "val_loss" in line:
+            n = line["step"]
+            equal = STABLE[:n] * (1 - (np.arange(n) / n) ** power)
+            averages[n] = line["val_loss_ema"] = float(LAW.predict(equal, n))
+        lines.append(json.dumps(line) + "\n")
+    (trunk / "metrics.jsonl").write_text("".join(lines))
+    rates, steps, losses = curve(trunk)
+    late = [n for n in averages if 400 <= n <= 800]
+    expected = laws.fit_loss_law(
+        [(rates, steps[steps <= 800], losses[steps <= 800])],
+        [(power - 1, (rates, late, [averages[n] for n in late]))],
+    )
+    assert fit_law(trunk, until=800) == expected
+    assert main(["plan", str(trunk)]) == 0
 
 
 def test_a_written_law_is_read_back_exactly(trunk, branch):

@@ -229,13 +229,14 @@ def print_choices(group: str, cases: list[Case]) -> None:
         ends = [(law.predict(c.asked[0], end), c.asked[2][-1]) for c in ending]
         chosen = min(ends)[1]
         gains.append((chosen - ends[0][1], chosen - ends[-1][1]))
-    each = ["{:+.4f} ± {:.4f}".format(*mean_and_error(x)) for x in np.array(gains).T]
+    each = [mean_and_error(x) for x in np.array(gains).T]
     print(f"| {group} | {len(gains)} | {' | '.join(each)} |", flush=True)
 
 
-def mean_and_error(x: np.ndarray) -> tuple[float, float]:
-    spread = np.std(x, ddof=1) if len(x) > 1 else np.nan
-    return float(np.mean(x)), float(spread / np.sqrt(len(x)))
+def mean_and_error(x: np.ndarray) -> str:
+    if len(x) == 1:
+        return f"{x[0]:+.4f}"
+    return f"{np.mean(x):+.4f} ± {np.std(x, ddof=1) / np.sqrt(len(x)):.4f}"
 
 
 def print_row(group: str, scores: np.ndarray) -> None:

@@ -318,10 +318,12 @@ def fit_loss_law(
     prior = np.log(PRIOR) - np.array([0, 0, math.log(reach) / 2, 0, 0])
 
     def columns(logs):
-        *exponents, part = np.exp(logs)
-        parts = np.where(np.arange(len(paths)) < runs, 1.0, part)
+        *exponents, of_average = np.exp(logs)
+        parts = np.where(np.arange(len(paths)) < runs, 1.0, of_average)
         each = zip(paths, parts, strict=True)
-        return np.concatenate([p.columns(reach, *exponents, part) for p, part in each])
+        return np.concatenate(
+            [path.columns(reach, *exponents, part=part) for path, part in each]
+        )
 
     def solve(logs, noise):
         """The best floor, progress and gain for the other parameters."""

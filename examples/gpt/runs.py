@@ -167,7 +167,8 @@ def find_parent(folder: Path) -> Path:
 
 def _beside(folder: Path) -> list[Path]:
     """The runs beside a run, also where it is a link."""
-    places = {folder.parent, folder.resolve().parent}
+    parents = folder.resolve().parent, folder.parent
+    places = {place.resolve(): place for place in parents}.values()
     return sorted(path.parent for p in places for path in p.glob("*/run.json"))
 
 

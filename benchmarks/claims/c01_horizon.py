@@ -17,7 +17,8 @@ def test(study: Study) -> Finding:
         return lambda p: {"schedule": study.cosine(p, length, 0.1), "steps": end}
 
     pairs = [(n, end) for n in ends for end in ends if end <= 2 * n]
-    tuned = study.tune({pair: cosine(*pair) for pair in pairs}, (0, 1, 2))
+    methods = {pair: cosine(*pair) for pair in pairs}
+    tuned = study.tune(methods, (0, 1, 2), beside=lambda pair: pair[1])
     worse = {
         (n, end): difference(tuned[n, end].loss, tuned[end, end].loss)
         for n, end in pairs

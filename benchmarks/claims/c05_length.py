@@ -1,19 +1,10 @@
 """Claim 5: lengths of the cooldown, each at its own best peak."""
 
 from .pictures import curves
-from .study import Finding, Grid, Study, claim
+from .study import Finding, Study, claim
 from .verdicts import TIE, at_least, at_most, difference, every
 
 FRACTIONS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.6)
-
-
-def lengths(study: Study) -> dict[float, Grid]:
-    scale, total = study.scale, study.scale.steps
-
-    def make(fraction):
-        return lambda p: {"schedule": study.wsd(p, total, scale.at(fraction))}
-
-    return study.tune({fraction: make(fraction) for fraction in FRACTIONS})
 
 
 @claim(
@@ -21,7 +12,12 @@ def lengths(study: Study) -> dict[float, Grid]:
     "Hägele et al. 2405.18392, fig. 5; Hu et al. 2404.06395: 2.5 % is +0.06",
 )
 def test(study: Study) -> Finding:
-    tuned = lengths(study)
+    scale, total = study.scale, study.scale.steps
+
+    def make(fraction):
+        return lambda p: {"schedule": study.wsd(p, total, scale.at(fraction))}
+
+    tuned = study.tune({fraction: make(fraction) for fraction in FRACTIONS})
     gap = {f: difference(tuned[f].loss, tuned[0.2].loss) for f in FRACTIONS}
     peaks = sorted(set.intersection(*(set(grid.losses) for grid in tuned.values())))
     lines = {

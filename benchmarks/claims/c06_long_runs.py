@@ -7,30 +7,26 @@ from .verdicts import TIE, at_most, difference
 FRACTIONS = (0.05, 0.1, 0.2, 0.4)
 
 
-def lengths(study: Study) -> tuple[list[int], dict]:
-    """The three lengths, and WSD by (length, part) and cosine at each, tuned."""
-    scale = study.scale
-    totals = [scale.at(0.5), scale.at(1), scale.at(2)]
-
-    def wsd(total, fraction):
-        cooldown = scale.chunks(fraction * total)
-        return lambda p: {"schedule": study.wsd(p, total, cooldown), "steps": total}
-
-    def cosine(total):
-        return lambda p: {"schedule": study.cosine(p, total, 0.1), "steps": total}
-
-    methods = {(n, f): wsd(n, f) for n in totals for f in FRACTIONS}
-    methods |= {(n, "cosine"): cosine(n) for n in totals}
-    rungs = {k: (0, 1, 2) if k[1] == "cosine" else (-1, 0, 1) for k in methods}
-    return totals, study.tune(methods, rungs)
-
-
 @claim(
     "A longer run needs a smaller part: 5 % at 4 times the length matches cosine",
     "Hägele et al. 2405.18392, fig. 6 (200k steps)",
 )
 def test(study: Study) -> Finding:
-    totals, tuned = lengths(study)
+    scale = study.scale
+    totals = [scale.at(0.5), scale.at(1), scale.at(2)]
+
+    def make(total, part):
+        def schedule(p):
+            if part == "cosine":
+                return study.cosine(p, total, 0.1)
+            return study.wsd(p, total, scale.chunks(part * total))
+
+        return lambda p: {"schedule": schedule(p), "steps": total}
+
+    keys = [(n, part) for n in totals for part in (*FRACTIONS, "cosine")]
+    rungs = {key: (0, 1, 2) if key[1] == "cosine" else (-1, 0, 1) for key in keys}
+    methods = {key: make(*key) for key in keys}
+    tuned = study.tune(methods, rungs, beside=lambda key: key[0])
     gap = {
         (n, f): difference(tuned[n, f].loss, tuned[n, "cosine"].loss)
         for n in totals

@@ -6,7 +6,6 @@ import numpy as np
 
 from optax_wsd import gamma_from_half_life
 
-from .c05_length import lengths
 from .pictures import curves
 from .study import Finding, Study, best, claim
 from .verdicts import at_least, difference, interval, within
@@ -23,20 +22,27 @@ WIDTHS = (5, 10, 20, 40)  # percent of the run
 def test(study: Study) -> Finding:
     kinds = [(family, width) for family in FAMILIES for width in WIDTHS]
 
-    def constant(kind):
-        average = None if kind == "last" else _average(study, *kind)
+    def constant(average):
         return lambda p: {"schedule": study.constant(p), "average": average}
 
-    tuned = study.tune({k: constant(k) for k in ["last", *kinds]}, (-3, -2, -1))
+    def cooldown(width):
+        steps = study.scale.at(width / 100)
+        return lambda p: {"schedule": study.wsd(p, study.scale.steps, steps)}
+
+    methods = {kind: constant(_average(study, *kind)) for kind in kinds}
+    methods |= {("cooldown", width): cooldown(width) for width in WIDTHS}
+    methods |= {("no average", 0): constant(None)}
+    rungs = {k: (-1, 0, 1) if k[0] == "cooldown" else (-3, -2, -1) for k in methods}
+    tuned = study.tune(methods, rungs)
     families = {f: [tuned[f, width] for width in WIDTHS] for f in FAMILIES}
-    cooled = list(lengths(study).values())
-    last, target = tuned["last"].loss, best(cooled).loss
+    cooled = [tuned["cooldown", width] for width in WIDTHS]
+    last, target = tuned["no average", 0].loss, best(cooled).loss
     share = {
         f: interval((last - best(grids).loss) / (last - target))
         for f, grids in families.items()
     }
     everything = [grid for grids in families.values() for grid in grids]
-    after = _after_a_cooldown(study, cooled[3].best)
+    after = _after_a_cooldown(study, tuned["cooldown", 20].best)
     lines = {f: {width: tuned[f, width].loss for width in WIDTHS} for f in FAMILIES}
     levels = {"no average": last, "the best cooldown": target}
     return Finding(
@@ -55,7 +61,7 @@ def test(study: Study) -> Finding:
             f"best average − best cooldown {difference(best(everything).loss, target)}",
             f"best average after 20 % {after}",
         ],
-        {"no average": [tuned["last"]], **families, "cooldowns": cooled},
+        {"no average": [tuned["no average", 0]], **families, "cooldowns": cooled},
         lambda axes: curves(axes, lines, "width, % of the run", levels=levels),
     )
 

@@ -27,7 +27,7 @@ def test(study: Study) -> Finding:
     methods = {("merge", *name): merge(*name) for name in names}
     methods |= {("decay", *name): decay(*name) for name in names}
     rungs = {k: (-3, -2, -1) if k[0] == "merge" else (-1, 0, 1) for k in methods}
-    tuned = study.tune(methods, rungs)
+    tuned = study.tune(methods, rungs, beside=lambda key: key[2])
     gap = {
         n: difference(tuned["merge", *n].loss, tuned["decay", *n].loss) for n in names
     }

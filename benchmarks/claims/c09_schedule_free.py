@@ -46,7 +46,7 @@ def test(study: Study) -> Finding:
     methods |= {(ADAMW[1], n): linear(n) for n in totals}
     first: dict[str, int] = dict(zip(ADAMW, (0, 1), strict=True))
     rungs = {k: range(first.get(k[0], 2), first.get(k[0], 2) + 3) for k in methods}
-    tuned = study.tune(methods, rungs)
+    tuned = study.tune(methods, rungs, beside=lambda key: key[1])
 
     # At the peaks found without C, and without a cooldown.
     asked = {k: free(middle, v | C)(tuned[k, middle].best) for k, v in B1S.items()}

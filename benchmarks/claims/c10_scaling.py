@@ -43,7 +43,8 @@ def test(study: Study) -> Finding:
         for total in budgets
     ]
     rungs = {key: (-1, 0, 1) if key[0] == "WSD" else (0, 1, 2) for key in keys}
-    tuned = study.tune({key: make(*key) for key in keys}, rungs)
+    methods = {key: make(*key) for key in keys}
+    tuned = study.tune(methods, rungs, beside=lambda key: key[1:])
     gap = {
         (w, t): difference(tuned["WSD", w, t].loss, tuned["cosine", w, t].loss)
         for w in scale.widths

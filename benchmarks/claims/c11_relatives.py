@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from .c06_long_runs import lengths
 from .pictures import curves, of_peaks
 from .study import Finding, Study, claim
 from .verdicts import TIE, at_most, difference, every, interval, within
@@ -15,45 +14,50 @@ from .verdicts import TIE, at_most, difference, every, interval, within
 )
 def test(study: Study) -> Finding:
     scale, total = study.scale, study.scale.steps
-    ends, usual = lengths(study)
-    cooldown = scale.at(0.1)
+    ends, tenth = [scale.at(0.5), scale.at(1), scale.at(2)], scale.at(0.1)
+    # WSD-S has paid for the cooldowns before; WSD gets as many steps without them.
+    alone = {end: end - i * tenth for i, end in enumerate(ends) if i}
 
-    def wsds(end):
-        return lambda p: {"schedule": study.wsds(p, ends, cooldown), "steps": end}
+    def make(name, end):
+        fifth = scale.chunks(0.2 * end)
 
-    def wsd(end):
-        return lambda p: {"schedule": study.wsd(p, end, cooldown), "steps": end}
+        def schedule(p):
+            match name:
+                case "multi-step":
+                    return study.multistep(p, end)
+                case "cosine to 10 %":
+                    return study.cosine(p, end, 0.1)
+                case "WSqD":
+                    falling = study.inverse_sqrt(p, ends[0])
+                    return study.cooled(falling, end - fifth, fifth)
+                case "WSD-S":
+                    return study.wsds(p, ends, tenth)
+                case "WSD, equal compute":
+                    return study.wsd(p, alone[end], tenth)
+                case _:
+                    return study.wsd(p, end, fifth)
 
-    def falling(end):
-        stop = scale.chunks(0.2 * end)
-        return lambda p: {
-            "schedule": study.cooled(study.inverse_sqrt(p, ends[0]), end - stop, stop),
-            "steps": end,
-        }
+        steps = alone[end] if "equal" in name else end
+        return lambda p: {"schedule": schedule(p), "steps": steps}
 
-    tuned = study.tune(
-        {
-            "multi-step": lambda p: {"schedule": study.multistep(p, total)},
-            **{("WSqD", end): falling(end) for end in ends},
-            **{("WSD-S", end): wsds(end) for end in ends[1:]},
-            # The branches of WSD before this one have cost a cooldown each.
-            **{("WSD", e): wsd(e - i * cooldown) for i, e in enumerate(ends) if i},
-        },
-        (-1, 0, 1),
-    )
-    multistep = difference(tuned["multi-step"].loss, usual[total, "cosine"].loss)
-    wsd_s = {
-        e: difference(tuned["WSD-S", e].loss, tuned["WSD", e].loss) for e in ends[1:]
-    }
-    best = {}
-    for end in ends:
-        best |= {("WSqD", end): tuned["WSqD", end], ("WSD", end): usual[end, 0.2]}
+    keys = [(name, total) for name in ("multi-step", "cosine to 10 %")]
+    keys += [(name, end) for name in ("WSD-S", "WSD, equal compute") for end in alone]
+    keys += [(name, end) for name in ("WSqD", "WSD") for end in ends]
+    methods = {key: make(*key) for key in keys}
+    rungs = {k: (0, 1, 2) if "cosine" in k[0] else (-1, 0, 1) for k in keys}
+    tuned = study.tune(methods, rungs, beside=lambda key: key[1])
+
+    def gap(ours, other, end):
+        return difference(tuned[ours, end].loss, tuned[other, end].loss)
+
+    multistep = gap("multi-step", "cosine to 10 %", total)
+    wsd_s = {end: gap("WSD-S", "WSD, equal compute", end) for end in alone}
     drift = {
-        name: interval(best[name, ends[-1]].optima() - best[name, ends[0]].optima())
+        name: interval(tuned[name, ends[-1]].optima() - tuned[name, ends[0]].optima())
         for name in ("WSqD", "WSD")
     }
-    longest = difference(best["WSqD", ends[-1]].loss, best["WSD", ends[-1]].loss)
-    named = {f"{end} steps, {name}": best[name, end] for name, end in best}
+    named = {f"{end} steps, {name}": tuned[name, end] for name, end in keys}
+    drawn = {k: grid for k, grid in named.items() if k.endswith(("WSqD", "WSD"))}
     return Finding(
         {
             "multi-step ties with cosine to 10 %": within(multistep),
@@ -66,21 +70,15 @@ def test(study: Study) -> Finding:
         },
         [
             f"multi-step − cosine to 10 % {multistep}",
-            *(f"WSD-S − WSD at {end} {gap}" for end, gap in wsd_s.items()),
+            *(f"WSD-S − WSD at {end} {found}" for end, found in wsd_s.items()),
             f"best peak from {ends[0]} to {ends[-1]} steps: "
             + ", ".join(
                 f"{name} times {np.exp(d.mean):.2f} [{np.exp(d.low):.2f}, "
                 f"{np.exp(d.high):.2f}]"
                 for name, d in drift.items()
             ),
-            f"WSqD − WSD 20 % at {ends[-1]} {longest}",
+            f"WSqD − WSD 20 % at {ends[-1]} {gap('WSqD', 'WSD', ends[-1])}",
         ],
-        {
-            "multi-step": [tuned["multi-step"]],
-            "cosine to 10 %": [usual[total, "cosine"]],
-            **{f"{k[0]}, {k[1]}": [g] for k, g in tuned.items() if k[0] == "WSD-S"},
-            **{f"WSD, {e}, equal compute": [tuned["WSD", e]] for e in ends[1:]},
-            **{name: [grid] for name, grid in named.items()},
-        },
-        lambda axes: curves(axes, of_peaks(named), "peak learning rate"),
+        {name: [grid] for name, grid in named.items()},
+        lambda axes: curves(axes, of_peaks(drawn), "peak learning rate"),
     )

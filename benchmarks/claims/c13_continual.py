@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .study import Finding, Grid, Study, claim
+from .study import Finding, Study, claim
 from .verdicts import at_least, at_most, difference, every
 
 OLD, NEW = "jax", "other"
@@ -48,15 +48,14 @@ def test(study: Study) -> Finding:
         shared = {"mixture": mixture, "steps": steps, "text": text}
         return lambda p: {"schedule": schedule(p)} | shared
 
-    names = [*plans, *turns]
-    tuned = study.tune({(n, text): make(n, text) for n in names for text in (OLD, NEW)})
+    names, texts = [*plans, *turns], (OLD, NEW)
     # One run of each is chosen, by the sum of its losses on both texts.
-    joint = {n: Grid(_sums(tuned[n, OLD].losses, tuned[n, NEW].losses)) for n in names}
-    loss = {
-        (n, text): tuned[n, text].losses[joint[n].best][:, 1]
-        for n in names
-        for text in (OLD, NEW)
-    }
+    tuned = study.tune(
+        {n: lambda p, n=n: [make(n, text)(p) for text in texts] for n in names},
+        beside=lambda name: name in turns,
+    )
+    chosen = {(n, t): make(n, t)(tuned[n].best) for n in names for t in texts}
+    loss = {key: losses[:, 1] for key, losses in study.losses(chosen).items()}
     base, infinite_, warm = "in the cooldown", "infinite", "re-warmed"
     gap = {
         (n, text): difference(loss[n, text], loss[base, text])
@@ -85,10 +84,6 @@ def test(study: Study) -> Finding:
             *(f"{n}, {words[text]} text {g}" for (n, text), g in gap.items()),
             *(f"infinite − re-warmed, {words[t]} text {g}" for t, g in turn.items()),
         ],
-        {name: [grid] for name, grid in joint.items()},
+        {name: [grid] for name, grid in tuned.items()},
         draw,
     )
-
-
-def _sums(old, new):
-    return {peak: old[peak] + new[peak] for peak in old if peak in new}

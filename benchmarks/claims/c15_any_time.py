@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from .c06_long_runs import FRACTIONS, lengths
 from .pictures import curves
 from .study import Finding, Study, best, claim
 from .verdicts import TIE, at_most, difference, every
 
 GAMMAS = (4, 8, 12, 20)
+FRACTIONS = (0.05, 0.1, 0.2, 0.4)  # of WSD: as many
 
 
 @claim(
@@ -16,30 +16,29 @@ GAMMAS = (4, 8, 12, 20)
 )
 def test(study: Study) -> Finding:
     scale = study.scale
-    totals, usual = lengths(study)
+    totals = [scale.at(0.5), scale.at(1), scale.at(2)]
 
     def falling(peak):
         return study.inverse_sqrt(peak, 4 * scale.warmup_steps)
 
-    def make(schedule, total, gamma):
-        average = {"name": "power_ema", "gamma": gamma}
+    def make(name, total, number):
+        if name == "WSD":
+            cooldown = scale.chunks(number * total)
+            return lambda p: {"schedule": study.wsd(p, total, cooldown), "steps": total}
+        schedule = falling if name == "1/√t" else study.constant
+        average = {"name": "power_ema", "gamma": number}
         return lambda p: {"schedule": schedule(p), "steps": total, "average": average}
 
-    schedules = {"constant": study.constant, "1/√t": falling}
-    methods = {
-        (name, total, gamma): make(schedule, total, gamma)
-        for name, schedule in schedules.items()
-        for total in totals
-        for gamma in GAMMAS
-    }
-    rungs = {k: (-3, -2, -1) if k[0] == "constant" else (-1, 0, 1) for k in methods}
-    tuned = study.tune(methods, rungs)
+    numbers = {"constant": GAMMAS, "1/√t": GAMMAS, "WSD": FRACTIONS}
+    keys = [(name, n, x) for name in numbers for n in totals for x in numbers[name]]
+    rungs = {k: (-3, -2, -1) if k[0] == "constant" else (-1, 0, 1) for k in keys}
+    methods = {key: make(*key) for key in keys}
+    tuned = study.tune(methods, rungs, beside=lambda key: key[1])
     sides = {
-        (name, n): [tuned[name, n, gamma] for gamma in GAMMAS]
-        for name in schedules
+        (name, n): [tuned[name, n, x] for x in numbers[name]]
+        for name in numbers
         for n in totals
     }
-    sides |= {("WSD", n): [usual[n, f] for f in FRACTIONS] for n in totals}
     gap = {
         (other, n): difference(best(sides["1/√t", n]).loss, best(sides[other, n]).loss)
         for other in ("constant", "WSD")
@@ -59,8 +58,7 @@ def test(study: Study) -> Finding:
     one = {n: tuned["1/√t", n, gamma].losses[peak][:, 1] for n in totals}
     price = {n: difference(one[n], best(sides["1/√t", n]).loss) for n in totals}
     lines = {
-        f"{name}": {n: best(sides[name, n]).loss for n in totals}
-        for name in ("constant", "1/√t", "WSD")
+        f"{name}": {n: best(sides[name, n]).loss for n in totals} for name in numbers
     }
     return Finding(
         {

@@ -1,6 +1,7 @@
 """What the claims are written with: methods, tuned losses, findings."""
 
 import dataclasses
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -127,33 +128,47 @@ class Study:
 
     def tune(
         self,
-        methods: Mapping[Name, Callable[[float], Options]],
+        methods: Mapping[Name, Callable[[float], Options | list[Options]]],
         rungs: Iterable[int] | Mapping[Name, Iterable[int]] = (-1, 0, 1),
+        beside: Callable[[Name], Any] = lambda name: None,
     ) -> dict[Name, Grid]:
-        """Every method over its rungs of peaks, widened until the best is inside."""
+        """Every method over its rungs of peaks, until its best is inside.
+
+        Methods with the same `beside` are compared: all get as many settings as the one
+        that needs most. Of a method that gives several runs the losses are added.
+        """
         of: Any = rungs if isinstance(rungs, Mapping) else dict.fromkeys(methods, rungs)
         at = {name: sorted(of[name]) for name in methods}
         most = {name: len(at[name]) + WIDENINGS for name in methods}
         while True:
-            losses = self.losses(
-                {
-                    (name, rung): make(self.scale.rung(rung))
-                    for name, make in methods.items()
-                    for rung in at[name]
-                }
-            )
-            grids = {
-                name: Grid({self.scale.rung(r): losses[name, r] for r in at[name]})
-                for name in methods
+            runs = {
+                (name, rung): make(self.scale.rung(rung))
+                for name, make in methods.items()
+                for rung in at[name]
             }
-            edges = [n for n in methods if grids[n].at_edge and len(at[n]) < most[n]]
-            if not edges:
+            grids = self._grids(runs)
+            wanted = Counter()
+            for name, grid in grids.items():
+                edge = grid.at_edge and len(grid) < most[name]
+                wanted[beside(name)] = max(wanted[beside(name)], len(grid) + edge)
+            short = [name for name in methods if len(at[name]) < wanted[beside(name)]]
+            if not short:
                 return grids
-            for name in edges:
-                low = grids[name].best == min(grids[name].losses)
-                at[name] = sorted(
-                    [*at[name], at[name][0] - 1 if low else at[name][-1] + 1]
-                )
+            for name in short:
+                below = sum(peak < grids[name].best for peak in grids[name].losses)
+                low = below < len(at[name]) - 1 - below
+                at[name] += [min(at[name]) - 1 if low else max(at[name]) + 1]
+
+    def _grids(self, runs: Mapping[tuple[Name, int], Any]) -> dict[Name, Grid]:
+        parts = {key: r if isinstance(r, list) else [r] for key, r in runs.items()}
+        found = self.losses(
+            {(k, i): r for k, p in parts.items() for i, r in enumerate(p)}
+        )
+        grids = defaultdict(dict)
+        for (name, rung), part in parts.items():
+            total = sum(found[(name, rung), i] for i in range(len(part)))
+            grids[name][self.scale.rung(rung)] = total
+        return {name: Grid(losses) for name, losses in grids.items()}
 
     def headline(self) -> dict[str, Grid]:
         """The usual schedules at the reference length: most claims look at them."""

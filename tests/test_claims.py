@@ -19,6 +19,7 @@ from benchmarks.claims.settings import CPU, SCALES, quick
 from benchmarks.claims.study import CLAIMS, Grid, Study, best
 from benchmarks.claims.verdicts import Interval, Verdict
 from examples.gpt.config import DataConfig, ModelConfig
+from optax_wsd.laws import LossLaw
 
 TINY = dataclasses.replace(
     CPU,
@@ -220,7 +221,7 @@ def test_a_grid_is_widened_until_its_best_is_inside():
 # each the peak's best is named, and the verdicts that follow.
 
 
-def world(effect, best_rung=lambda run: 0.0, seeds=3):
+def world(effect, best_rung=lambda run: 0.0, seeds=3, level=2.0):
     def loss(run):
         spec = run.schedule
         while "peak_value" not in spec:  # a schedule made of others
@@ -229,13 +230,9 @@ def world(effect, best_rung=lambda run: 0.0, seeds=3):
         off = 2 * np.log2(peak / CPU.peak) - best_rung(run)
         # A little luck of the seed, another for each run, and the peak's parabola.
         luck = 1e-4 * np.sin(zlib.crc32(run.key.encode()))
-        return 2 + 0.1 * run.seed + 0.02 * off**2 + luck + effect(run)
+        return level + 0.1 * run.seed + 0.02 * off**2 + luck + effect(run)
 
-    def verdicts_of(number):
-        study = Study(lab_of(loss), range(seeds))
-        return [said.value for said in CLAIMS[number].test(study).parts.values()]
-
-    return verdicts_of
+    return lambda number: CLAIMS[number].test(Study(lab_of(loss), range(seeds)))
 
 
 def cooldown_of(run):
@@ -249,6 +246,30 @@ def is_cosine(run):
 
 def to_zero(run):
     return is_cosine(run) and run.schedule["end_value"] == 0
+
+
+def free(run, C=None, **numbers):  # noqa: N803
+    """Whether it is a schedule-free run with that C and other numbers."""
+    has = run.optimizer
+    alike = has["name"] == "schedule_free" and (C is None or has.get("decoupling") == C)
+    return alike and all(has.get(k) == v for k, v in numbers.items())
+
+
+def decay_off(run, end, length):
+    """How far its length is from its end, but for one that is better so."""
+    at, decay = run.steps, run.schedule["decay_steps"]
+    return abs(np.log2(decay / at)) - 2 * ((at, decay) == (end, length))
+
+
+def to_zero_is_far(run):
+    return 4 if to_zero(run) else 0 if cooldown_of(run) else -4
+
+
+LAW = LossLaw(1.2, 0.4, 0.5, 0.12, 0.7, 0.1, 0.3, CPU.peak, 1200.0)
+
+
+def law_of(run):
+    return float(LAW.predict(run.rates, run.steps))
 
 
 def continual(run):
@@ -304,8 +325,7 @@ WORLDS = [
     (
         4,
         lambda r: (
-            (0.01 + r.schedule["peak_value"])
-            * (r.schedule["shape"] == "one_minus_sqrt")
+            -(0.01 + r.schedule["peak_value"]) * (r.schedule["shape"] == "linear")
         ),
         {},
         ["does not hold", "does not hold"],
@@ -407,6 +427,41 @@ WORLDS = [
         {},
         ["holds", "does not hold", "holds"],
     ),
+    # Claim 9: matches AdamW, is sensitive to b1, C cures that, a growing b1 does, a
+    # cooldown adds nothing.
+    (9, lambda r: 0.05 * (free(r, b1=0.8) and not free(r, C=50)), {}, ["holds"] * 5),
+    (
+        9,
+        lambda r: (
+            0.02 * free(r, growing_b1=20)
+            - 0.04 * (free(r) and cooldown_of(r) > 0)
+            + 0.05 * free(r, b1=0.8, C=50)
+        ),
+        {},
+        ["does not hold"] * 5,
+    ),
+    (
+        9,
+        lambda r: (
+            0.02 * (free(r, growing_b1=20) and r.steps == 600)
+            + 0.05 * (free(r, b1=0.95) and r.steps != 600)
+            + 0.03 * free(r, b1=0.9, C=50)
+        ),
+        {},
+        ["does not hold"] * 4 + ["holds"],
+    ),
+    (
+        9,
+        lambda r: 0.02 * (free(r, growing_b1=20) and r.width is not None),
+        {},
+        ["does not hold", "does not hold", "holds", "does not hold", "holds"],
+    ),
+    (
+        9,
+        lambda r: -0.02 * (not free(r) and r.schedule["shape"] == "linear"),
+        {},
+        ["does not hold", "does not hold", "holds", "holds", "holds"],
+    ),
     # Claim 10: half the compute, no worse at any budget, the curves end together.
     (10, lambda r: 0.0, {}, ["holds", "holds", "holds"]),
     (10, lambda r: -0.02 * is_cosine(r), {}, ["holds"] + ["does not hold"] * 2),
@@ -445,6 +500,102 @@ WORLDS = [
         {},
         ["holds", "does not hold"],
     ),
+    # What is said of several lengths fails where one of them, the last, does.
+    (1, lambda r: 0.02 * decay_off(r, 1200, 2400), {}, ["does not hold", "holds"]),
+    (1, lambda r: 0.02 * decay_off(r, 2400, 1200), {}, ["holds", "does not hold"]),
+    (3, lambda r: 0.0, {"best_rung": to_zero_is_far}, ["holds", "holds", FAILS.value]),
+    (
+        5,
+        lambda r: -0.02 * (cooldown_of(r) == 0.6),
+        {},
+        ["does not hold", "holds", "does not hold"],
+    ),
+    (
+        9,
+        lambda r: 0.05 * (free(r, b1=0.8) and not free(r, C=50) and r.width is None),
+        {},
+        ["holds", "does not hold", "holds", "holds", "holds"],
+    ),
+    (
+        10,
+        lambda r: 0.02 * (r.steps == 1200 and cooldown_of(r) > 0 and r.width is None),
+        {},
+        ["holds", "does not hold", "does not hold"],
+    ),
+    (
+        10,
+        lambda r: -0.05 * (r.schedule["name"] == "wsd_schedule"),
+        {},
+        ["holds", "holds", "does not hold"],
+    ),
+    (
+        11,
+        lambda r: 0.02 * (r.schedule["name"] == "wsds_schedule" and r.steps == 2400),
+        {
+            "best_rung": lambda r: (
+                -2
+                * np.log2(r.steps / 1200)
+                * (r.schedule["name"] == "cooldown_schedule")
+            )
+        },
+        ["holds", "does not hold", "does not hold"],
+    ),
+    (
+        12,
+        lambda r: 0.1 * abs((r.average or {"share": 1})["share"] - 0.6),
+        {},
+        ["does not hold", "holds"],
+    ),
+    (
+        13,
+        lambda r: continual(r) - 0.04 * (r.text == "other" and r.mixture[2] == 240),
+        {},
+        ["does not hold", "holds"],
+    ),
+    (
+        15,
+        lambda r: (
+            0.02 * (r.schedule["name"] != "wsd_schedule" and r.steps == 2400)
+            + 0.02 * (r.schedule["name"] == "wsd_schedule" and r.steps != 2400)
+        ),
+        {},
+        ["does not hold", "does not hold", "holds"],
+    ),
+    (
+        15,
+        lambda r: 0.02 * (r.schedule["name"] == "wsd_schedule" and not cooldown_of(r)),
+        {
+            "best_rung": lambda r: (
+                (r.steps == 2400) * ("power" in r.schedule["name"]) * 2
+            )
+        },
+        ["holds", "holds", "does not hold"],
+    ),
+    (
+        6,
+        lambda r: 0.05 * (cooldown_of(r) == 0.4) * r.steps / 600,
+        {},
+        ["holds", "holds"],
+    ),
+    (
+        15,
+        lambda r: (
+            0.02 * (r.schedule["name"] == "wsd_schedule" and not cooldown_of(r))
+            + (0.02 if r.steps == 2400 else -0.03)
+            * bool(r.average and r.average["gamma"] != 4)
+        ),
+        {},
+        ["holds", "holds", "does not hold"],
+    ),
+    # Claim 14: a law predicts all others, or one of them, the last, badly.
+    (14, lambda r: law_of(r), {"level": 0}, ["holds"]),
+    (
+        14,
+        lambda r: law_of(r) + 0.03 * (r.schedule["name"] == "multistep_schedule"),
+        {"level": 0},
+        ["does not hold"],
+    ),
+    (14, lambda r: law_of(r) - 0.03 * to_zero(r), {"level": 0}, ["does not hold"]),
     # Claim 13: the new text is learned best in the cooldown; infinite forgets less.
     (13, lambda r: continual(r), {}, ["holds", "holds"]),
     (13, lambda r: -continual(r), {}, ["does not hold", "does not hold"]),
@@ -453,7 +604,51 @@ WORLDS = [
 
 @pytest.mark.parametrize(("number", "effect", "options", "expected"), WORLDS)
 def test_verdicts_follow_from_made_up_losses(number, effect, options, expected):
-    assert world(effect, **options)(number) == expected
+    parts = world(effect, **options)(number).parts
+    assert [said.value for said in parts.values()] == expected
+
+
+def average_is(run, name):
+    return bool(run.average) and run.average["name"] == name
+
+
+# The figures beside the verdicts: (claim, effect, how a figure begins and what it is).
+FIGURES = [
+    (2, lambda r: 0.01 * to_zero(r), {"linear to zero − cosine to zero": -0.01}),
+    (4, lambda r: 0.0, {"1 − √p − linear at 0.008, the best for both": 0.0}),
+    (
+        7,
+        lambda r: 0.01 * bool(r.average) * (1 - 2 * (cooldown_of(r) > 0)),
+        {
+            "best average − best cooldown": 0.01,
+            "best average after 20 %": -0.01,
+        },
+    ),
+    (
+        7,
+        lambda r: 0.1 * (cooldown_of(r) == 0) - 0.05 * average_is(r, "ema"),
+        {"EMA": 50, "SWA": 0},
+    ),
+    (
+        8,
+        lambda r: 0.01 * average_is(r, "merge"),
+        {"linear over 20 %": 0.01, "cosine over 40 %": 0.01},
+    ),
+    (
+        9,
+        lambda r: 0.01 * free(r, growing_b1=10) - 0.01 * free(r, b2=0.999),
+        {"growing b1 with offset 10": 0.01, "growing b1 with b2 0.999": -0.01},
+    ),
+]
+
+
+@pytest.mark.parametrize(("number", "effect", "expected"), FIGURES)
+def test_figures_follow_from_made_up_losses(number, effect, expected):
+    figures = world(effect)(number).figures
+    for begin, value in expected.items():
+        (figure,) = (f for f in figures if f.startswith(begin + " "))
+        measured = float(figure[len(begin) :].split()[0].replace("−", "-"))
+        assert measured == pytest.approx(value, abs=1e-3 if abs(value) < 1 else 1)
 
 
 @pytest.mark.parametrize("number", sorted(CLAIMS))
@@ -470,6 +665,7 @@ def test_every_claim_answers_and_its_runs_are_of_whole_chunks(number, scale, tmp
     finding = CLAIMS[number].test(Study(lab, range(2)))
     assert finding.parts and finding.figures
     assert lab.asked and all(run.steps % scale.chunk == 0 for run in lab.asked)
+    assert all(run.weights is None or run.weights[-1] >= 0 for run in lab.asked)
     if finding.draw and scale is CPU:
         path = tmp_path / "picture.png"
         pictures.draw(finding.found, finding.draw, path)

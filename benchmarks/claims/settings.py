@@ -23,6 +23,8 @@ class Scale:
     peak: float
     # Widths of the scaling-law sweep.
     widths: tuple[int, ...]
+    # A width of five times the parameters.
+    wide: int
     # Snapshots in a chunk, for averages over them.
     snapshots: int
     # Threads that train, each on its own CPU device; 1 on an accelerator.
@@ -51,6 +53,7 @@ CPU = Scale(
     warmup_steps=60,
     peak=8e-3,
     widths=(16, 32, 48),
+    wide=112,
     snapshots=6,
     workers=2,
 )
@@ -65,6 +68,7 @@ GPU = Scale(
     warmup_steps=200,
     peak=2e-3,
     widths=(96, 192, 384),
+    wide=864,
     snapshots=5,
     workers=1,
 )

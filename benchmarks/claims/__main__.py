@@ -12,7 +12,7 @@ class Arguments:
     """Tests what papers claim of schedules and averages on a small language model.
 
     Every run is a line of benchmarks/results/claims_SCALE.jsonl and is never made
-    twice: stop and start as you like. At the end the table in benchmarks/README.md and
+    twice: stop and start as you like. At the end the tables and
     the pictures are made from all lines.
     """
 
@@ -24,7 +24,7 @@ class Arguments:
     scale: Literal["cpu", "gpu"] = "cpu"
     # A fifth of the steps, printed and not written to the README.
     quick: bool = False
-    # Train nothing: print the table of the finished runs.
+    # Train nothing: print what the finished runs say.
     list: bool = False
     # Train nothing: say how many steps are missing.
     plan: bool = False
@@ -52,7 +52,7 @@ def main(arguments: Arguments) -> None:
     lab = Lab(scale, report.results(scale))
     claims = [report.CLAIMS[n] for n in arguments.only or sorted(report.CLAIMS)]
     if arguments.list:
-        print(report.table(scale, report.find_all(lab)))
+        print(report.page(scale, report.find_all(lab)))
         return
     # What a claim asks for next may hang on what it has found: grids are widened.
     while not arguments.report:

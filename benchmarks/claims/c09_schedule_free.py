@@ -1,9 +1,9 @@
-"""Claim 9: schedule-free AdamW, its b1 by length and width, against tuned AdamW."""
+"""Claim 9: schedule-free AdamW, its b1 by length, its C, against tuned AdamW."""
 
 import numpy as np
 
 from .pictures import curves
-from .study import SCHEDULE_FREE, Finding, Study, best, claim
+from .study import Finding, Study, best, claim
 from .verdicts import TIE, at_least, at_most, difference, every
 
 B1S = {f"b1 {b1:g}": {"b1": b1} for b1 in (0.8, 0.9, 0.95, 0.98)}
@@ -29,31 +29,18 @@ VARIANTS = {
     "Defazio et al. 2405.15682; Song et al. 2507.09846: C is worth 0.06–0.14",
 )
 def test(study: Study) -> Finding:
-    scale, middle = study.scale, (study.scale.steps, None)
-    # Steps and width: the run doubled and doubled again, and a model of five times.
-    lengths = [(scale.at(part), None) for part in (0.5, 1, 2, 4)]
-    places = [*lengths, (scale.steps, scale.wide)]
-    words = {place: f"{place[0]}{', wide' * bool(place[1])}" for place in places}
+    scale, middle = study.scale, study.scale.steps
+    totals = [scale.at(0.5), middle, scale.at(2)]
 
-    def make(name, place):
-        steps, width = place
+    def make(name, steps):
+        if name in FREE:
+            return lambda p: study.free(p, steps, FREE[name])
+        if name == "linear to zero":
+            return lambda p: {"schedule": study.linear(p, steps), "steps": steps}
+        cooldown = scale.chunks(0.4 * steps)
+        return lambda p: {"schedule": study.wsd(p, steps, cooldown), "steps": steps}
 
-        def run(p):
-            if name in FREE:
-                return free(p, steps, FREE[name]) | {"width": width}
-            cooldown = scale.chunks(0.4 * steps)
-            schedules = (study.wsd(p, steps, cooldown), study.linear(p, steps))
-            schedule = schedules[ADAMW.index(name)]
-            return {"schedule": schedule, "steps": steps, "width": width}
-
-        return run
-
-    def free(p, steps, numbers, cooldown=0):
-        schedule = study.wsd(p, scale.steps, cooldown)
-        optimizer = SCHEDULE_FREE | numbers
-        return {"schedule": schedule, "steps": steps, "optimizer": optimizer}
-
-    keys = [(name, place) for name in (*FREE, *ADAMW) for place in places]
+    keys = [(name, n) for name in (*FREE, *ADAMW) for n in totals]
     first = dict.fromkeys(FREE, 2) | {ADAMW[0]: 0, ADAMW[1]: 1}
     tuned = study.tune(
         {key: make(*key) for key in keys},
@@ -64,34 +51,35 @@ def test(study: Study) -> Finding:
 
     # At the peaks found without C, without a cooldown, and with the usual numbers.
     peak = tuned["growing b1", middle].best
-    asked = {k: free(tuned[k, middle].best, *middle[:1], v) for k, v in REFINED.items()}
-    asked |= {k: free(peak, *middle[:1], v) for k, v in VARIANTS.items()}
-    asked["cooled"] = free(peak, middle[0], GROWING, scale.at(0.1))
+    asked = {k: study.free(peak, middle, v) for k, v in VARIANTS.items()}
+    asked["cooled"] = study.free(peak, middle, GROWING, scale.at(0.1))
+    for name, numbers in REFINED.items():
+        asked[name] = study.free(tuned[name, middle].best, middle, numbers)
     after = {name: values[:, 1] for name, values in study.losses(asked).items()}
 
-    fixed = {p: best(tuned[name, p] for name in B1S).loss for p in places}
-    worst = {p: max((loss[name, p] for name in B1S), key=np.mean) for p in places}
-    sensitive = {p: difference(worst[p], fixed[p]) for p in places}
-    against = {p: difference(loss["growing b1", p], fixed[p]) for p in places}
+    fixed = {n: best(tuned[name, n] for name in B1S).loss for n in totals}
+    worst = {n: max((loss[name, n] for name in B1S), key=np.mean) for n in totals}
+    sensitive = {n: difference(worst[n], fixed[n]) for n in totals}
+    against = {n: difference(loss["growing b1", n], fixed[n]) for n in totals}
     gap = {
-        (name, p): difference(loss["growing b1", p], loss[name, p])
+        (name, n): difference(loss["growing b1", n], loss[name, n])
         for name in ADAMW
-        for p in places
+        for n in totals
     }
     refined = [after.get(name, loss[name, middle]) for name in B1S]
     left = difference(max(refined, key=np.mean), min(refined, key=np.mean))
     varied = {k: difference(after[k], loss["growing b1", middle]) for k in VARIANTS}
     gain = difference(after["cooled"], loss["growing b1", middle])
     lines = {
-        words[p]: {
-            1 - numbers["b1"]: loss[name, p] - loss["growing b1", p]
+        f"{n} steps": {
+            1 - numbers["b1"]: loss[name, n] - loss["growing b1", n]
             for name, numbers in B1S.items()
         }
-        for p in places
+        for n in totals
     }
 
     def means(name):
-        return f"{name} {' / '.join(f'{np.mean(loss[name, p]):.3f}' for p in places)}"
+        return f"{name} {' / '.join(f'{np.mean(loss[name, n]):.3f}' for n in totals)}"
 
     rows = [*FREE, *ADAMW]
     return Finding(
@@ -109,21 +97,16 @@ def test(study: Study) -> Finding:
             "a cooldown adds nothing": at_least(gain, -TIE),
         },
         [
-            f"losses at {'; '.join(words.values())}: {', '.join(map(means, rows))}",
-            *(f"growing b1 − {name} at {words[p]} {d}" for (name, p), d in gap.items()),
-            *(
-                f"growing − best constant b1 at {words[p]} {d}"
-                for p, d in against.items()
-            ),
-            *(
-                f"worst − best constant b1 at {words[p]} {d}"
-                for p, d in sensitive.items()
-            ),
-            f"worst − best constant b1 with C 50 at {words[middle]} {left}",
+            f"losses at {', '.join(map(str, totals))} steps",
+            *map(means, rows),
+            *(f"growing b1 − {name} at {n} {d}" for (name, n), d in gap.items()),
+            *(f"growing − best constant b1 at {n} {d}" for n, d in against.items()),
+            *(f"worst − best constant b1 at {n} {d}" for n, d in sensitive.items()),
+            f"worst − best constant b1 with C 50 at {middle} {left}",
             *(f"growing b1 with {name} {d}" for name, d in varied.items()),
             f"a cooldown of 10 % after a growing b1 {gain}",
         ],
-        {f"{name} at {words[p]}": [tuned[name, p]] for name in rows for p in places},
+        {f"{name} at {n}": [tuned[name, n]] for name in rows for n in totals},
         lambda axes: curves(
             axes, lines, "1 − b1, constant", "loss − that of a growing b1"
         ),

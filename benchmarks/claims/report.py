@@ -81,24 +81,35 @@ def find_all(lab: Lab) -> Found:
     return {number: find(lab, CLAIMS[number]) for number in sorted(CLAIMS)}
 
 
-def table(scale: Scale, found: Found) -> str:
-    """A row for each claim: what our runs and the published ones say of it."""
+def page(scale: Scale, found: Found) -> str:
+    """The verdicts of all claims as a table, and a card for each claim."""
     published = json.loads(PUBLISHED.read_text())
-    rows = []
+    head = ["#", "claim", f"{scale.parameters}, here", "124M, published"]
+    rows, cards = [], []
     for number, measured in found.items():
         claim, other = CLAIMS[number], published.get(str(number))
-        ours = MISSING
+        ours = {k: v.value for k, v in measured[1].parts.items()} if measured else {}
+        theirs = other["parts"] if other else {}
+        verdicts = [
+            "; ".join(f"{text}: **{said}**" for text, said in parts.items())
+            for parts in (ours, theirs)
+        ]
+        sides = [verdicts[0] or MISSING, verdicts[1] or "no such runs"]
+        rows += [[str(number), claim.text, *sides]]
+        cards += [f"### Claim {number}: {claim.text}", f"*{claim.source}.*"]
+        if measured and measured[1].draw:
+            cards += [
+                f"![{_title(scale, claim, measured[1])}]({_picture(scale, claim)})"
+            ]
+        cards += ["<details><summary>Figures and settings</summary>"]
         if measured:
             seeds, finding = measured
-            verdicts = {text: said.value for text, said in finding.parts.items()}
-            ours = _cell(verdicts, finding.figures)
-            tuning = f"; peaks (settings tried): {finding.tuning}" * bool(finding.sides)
-            ours += f". *{seeds} seeds{tuning}*"
-        theirs = _cell(**other) if other else "no such runs"
-        rows += [[str(number), f"{claim.text} ({claim.source})", ours, theirs]]
-    return _markdown(
-        ["#", "claim", f"{scale.parameters}, here", "124M, published"], rows
-    )
+            cards += [_bullets(f"{head[2]}, {seeds} seeds", finding.figures)]
+            cards += [finding.tuning] * bool(finding.sides)
+        if other:
+            cards += [_bullets(head[3], other["figures"])]
+        cards += ["</details>"]
+    return "\n\n".join([_markdown(head, rows), *cards])
 
 
 def choices(scale: Scale, found: Found) -> str:
@@ -125,18 +136,24 @@ def show(claim: Claim, measured: tuple[int, Finding] | None) -> None:
 
 def write(lab: Lab) -> None:
     """Replaces the tables in the pages, and draws the pictures."""
-    scale, found, shown = lab.scale, find_all(lab), []
+    scale, found = lab.scale, find_all(lab)
     for number, measured in found.items():
         if measured and measured[1].draw:
-            picture = f"pictures/{CLAIMS[number].name}_{scale.name}.png"
-            title = f"{number}. {measured[1].found} ({scale.parameters})"
-            draw(title, measured[1].draw, HERE / picture)
-            shown += [f"![{title}]({picture})"]
-    claims = "\n".join([table(scale, found), "", *shown])
-    _replace(HERE / "README.md", f"claims {scale.name}", claims)
+            claim, finding = CLAIMS[number], measured[1]
+            title, path = _title(scale, claim, finding), _picture(scale, claim)
+            draw(title, finding.draw, HERE / path)
+    _replace(HERE / "README.md", f"claims {scale.name}", page(scale, found))
     if scale.name == "cpu":
-        for page in ("README.md", "docs/choose.md"):
-            _replace(HERE.parent / page, "choices", choices(scale, found))
+        for name in ("README.md", "docs/choose.md"):
+            _replace(HERE.parent / name, "choices", choices(scale, found))
+
+
+def _picture(scale: Scale, claim: Claim) -> str:
+    return f"pictures/{claim.name}_{scale.name}.png"
+
+
+def _title(scale: Scale, claim: Claim, finding: Finding) -> str:
+    return f"{claim.number}. {finding.found} ({scale.parameters})"
 
 
 def marked(page: Path, name: str) -> str:
@@ -152,9 +169,8 @@ def _replace(page: Path, name: str, content: str) -> None:
     page.write_text(f"{before}{begin}\n\n{content}\n\n{end}{after}")
 
 
-def _cell(parts: dict[str, str], figures: list[str]) -> str:
-    said = "; ".join(f"{text}: **{verdict}**" for text, verdict in parts.items())
-    return ". ".join(part for part in (said, "; ".join(figures)) if part)
+def _bullets(title: str, figures: list[str]) -> str:
+    return "\n".join([f"{title}:", "", *(f"- {figure}" for figure in figures)])
 
 
 def _figures(figures: list[str], begins: tuple[str, ...]) -> str:

@@ -73,13 +73,15 @@ class Finding:
 
     @property
     def tuning(self) -> str:
-        return "; ".join(_tuning(name, list(g)) for name, g in self.sides.items())
+        """The setting of each side, and of how many it is the best."""
+        sides = "; ".join(_tuning(name, list(g)) for name, g in self.sides.items())
+        return f"Best peaks, and of how many settings: {sides}."
 
 
 def _tuning(name: str, grids: list[Grid]) -> str:
     chosen = best(grids)
     edge = ", at the end of its grid" if chosen.at_edge else ""
-    return f"{name} {chosen.best:g} of {sum(map(len, grids))}{edge}"
+    return f"{name}: {chosen.best:g} of {sum(map(len, grids))}{edge}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +232,12 @@ class Study:
     def cooled(self, schedule: Spec, start: int, cooldown: int) -> Spec:
         spec = {"name": "cooldown_schedule", "schedule": schedule}
         return spec | {"start_step": start, "cooldown_steps": cooldown}
+
+    def free(self, peak: float, steps: int, numbers: Options, cooldown=0) -> Options:
+        """A schedule-free run, which sees its end only if it is given a cooldown."""
+        schedule = self.wsd(peak, self.scale.steps, cooldown)
+        optimizer = SCHEDULE_FREE | numbers
+        return {"schedule": schedule, "steps": steps, "optimizer": optimizer}
 
     def rewarmed(self, peak: float, total: int) -> Spec:
         """A cosine to a tenth, and the same once more."""

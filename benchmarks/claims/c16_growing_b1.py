@@ -1,0 +1,65 @@
+"""Claim 16: the growing b1 of claim 9 beside constants, in a longer and a wider run."""
+
+import numpy as np
+
+from .c09_schedule_free import B1S, FREE
+from .pictures import curves
+from .study import Finding, Study, best, claim
+from .verdicts import TIE, at_most, difference, every
+
+
+@claim(
+    "Ours: a b1 that grows as 1 − √(20 / (k + 20)) is as good as the best constant in "
+    "runs of 4 times the length, and with 5 times the parameters",
+    "compare AMUSE, arXiv:2605.22432, where 1 − b1 falls as a power of the step",
+)
+def test(study: Study) -> Finding:
+    scale = study.scale
+    places = {
+        f"{scale.at(4)} steps": (scale.at(4), None),
+        f"width {scale.wide}": (scale.steps, scale.wide),
+    }
+
+    def make(name, place):
+        steps, width = places[place]
+        return lambda p: study.free(p, steps, FREE[name]) | {"width": width}
+
+    keys = [(name, place) for name in FREE for place in places]
+    methods = {key: make(*key) for key in keys}
+    rungs = {key: (1, 2, 3) if places[key[1]][1] is None else (0, 1, 2) for key in keys}
+    tuned = study.tune(methods, rungs, beside=lambda key: key[1])
+    fixed = {p: best(tuned[name, p] for name in B1S) for p in places}
+    gap = {p: difference(tuned["growing b1", p].loss, fixed[p].loss) for p in places}
+    worst = {
+        p: difference(
+            max((tuned[name, p].loss for name in B1S), key=np.mean), fixed[p].loss
+        )
+        for p in places
+    }
+    lines = {
+        place: {
+            1 - numbers["b1"]: tuned[name, place].loss - tuned["growing b1", place].loss
+            for name, numbers in B1S.items()
+        }
+        for place in places
+    }
+    return Finding(
+        {
+            "as good as the best constant": every(
+                at_most(value, TIE) for value in gap.values()
+            )
+        },
+        [
+            *(
+                f"{place}, {name} {np.mean(tuned[name, place].loss):.3f}"
+                for place in places
+                for name in FREE
+            ),
+            *(f"growing − best constant b1, {p} {value}" for p, value in gap.items()),
+            *(f"worst − best constant b1, {p} {value}" for p, value in worst.items()),
+        ],
+        {f"{name}, {place}": [grid] for (name, place), grid in tuned.items()},
+        lambda axes: curves(
+            axes, lines, "1 − b1, constant", "loss − that of a growing b1"
+        ),
+    )

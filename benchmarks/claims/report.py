@@ -97,6 +97,7 @@ def page(scale: Scale, found: Found) -> str:
         sides = [verdicts[0] or MISSING, verdicts[1] or "no such runs"]
         rows += [[str(number), claim.text, *sides]]
         cards += [f"### Claim {number}: {claim.text}", f"*{claim.source}.*"]
+        cards += [claim.trust] * bool(claim.trust)
         if measured and measured[1].draw:
             cards += [
                 f"![{_title(scale, claim, measured[1])}]({_picture(scale, claim)})"

@@ -90,18 +90,19 @@ class Claim:
     name: str
     text: str
     source: str
+    trust: str  # which size to believe where one holds and the other does not
     test: Callable[["Study"], Finding]
 
 
 CLAIMS: dict[int, Claim] = {}
 
 
-def claim(text: str, source: str):
+def claim(text: str, source: str, trust: str = ""):
     """Registers the test of a module cNN_NAME as claim NN."""
 
     def register(test: Callable[["Study"], Finding]):
         number, _, name = test.__module__.rpartition(".")[2][1:].partition("_")
-        CLAIMS[int(number)] = Claim(int(number), name, text, source, test)
+        CLAIMS[int(number)] = Claim(int(number), name, text, source, trust, test)
         return test
 
     return register

@@ -23,12 +23,12 @@ from examples.gpt.config import (
 )
 from examples.gpt.optimizer import AVERAGE_WIDTHS
 from examples.gpt.plan import (
-    advised_length,
     curve,
     fit_law,
     plan_cooldowns,
     read_law,
     reason,
+    recommended_length,
 )
 from examples.gpt.progress import read_evaluations
 from optax_wsd import laws
@@ -85,13 +85,13 @@ def branch(trunk):
     return folder
 
 
-def test_a_plan_advises_a_length_and_the_cooldown_takes_it(trunk, branch, capsys):
+def test_a_plan_recommends_a_length_and_the_cooldown_takes_it(trunk, branch, capsys):
     assert main(["plan", str(trunk), "--branches", str(branch)]) == 0
     out = capsys.readouterr().out
-    (advised,) = [line for line in out.splitlines() if "<- advised" in line]
+    (best,) = [line for line in out.splitlines() if "<- recommended" in line]
     assert "trunk after 1000 steps" in out
     assert (trunk / "plan.png").read_bytes().startswith(b"\x89PNG")
-    assert int(advised.split()[0]) == advised_length(trunk, 1000, "one_minus_sqrt")
+    assert int(best.split()[0]) == recommended_length(trunk, 1000, "one_minus_sqrt")
 
 
 def test_a_plan_gives_its_intervals_its_reason_and_what_branches_reached(
@@ -106,10 +106,10 @@ def test_a_plan_gives_its_intervals_its_reason_and_what_branches_reached(
     assert f"says {(low + high) / 2:.4f} +- {(high - low) / 2:.4f}" in out
     rows = [line.split() for line in out.splitlines() if " +- " in line]
     assert [row[3] for row in rows[:7]] == ["+-"] * 7
-    assert "steps are advised: from there to" in out
+    assert "steps are recommended: from there to" in out
 
 
-def test_a_longer_cooldown_is_advised_while_its_steps_beat_those_of_the_trunk():
+def test_a_longer_cooldown_is_recommended_while_its_steps_beat_those_of_the_trunk():
     lengths = [50, 100, 200, 400, 800]
     plan = plan_cooldowns(LAW, STABLE, lengths, "one_minus_sqrt")
     price = (LAW.predict(STABLE, 800) - LAW.predict(STABLE, 1000)) / 200
@@ -308,7 +308,7 @@ def test_compare_with_steps_cools_down_that_long(compared):
     ("options", "sentence"),
     [
         (["--steps", "0"], "no snapshot before a cooldown of 0: change .*--steps"),
-        (["--steps", "auto", "--budgets", "30", "60", "90"], "budgets above 64"),
+        (["--steps", "auto", "--budgets", "30", "60", "90"], "budgets above 40"),
         (
             ["--budgets", "400", "400", "800"],
             "--budgets must .* grow, got .400, 400",

@@ -18,10 +18,10 @@ JAX_ENDS, JAX_RATES = jax.device_put(ENDS), jax.device_put(np.array(RATES))
 
 
 def use_shapes() -> list[Callable[[Any], Any]]:
-    factories = (shapes.power, shapes.lowered_linear, shapes.exponential)
+    factories = (shapes.power, shapes.one_minus_power, shapes.lowered_linear)
     made = [factory(value) for factory in factories for value in (0.5, RATE)]
-    plain = [shapes.linear, shapes.one_minus_sqrt, shapes.one_minus_square]
-    return [*made, *plain, shapes.cosine, shapes.mirror_cosine]
+    plain = [shapes.exponential(0.5), shapes.linear, shapes.one_minus_sqrt]
+    return [*made, *plain, shapes.one_minus_square, shapes.cosine, shapes.mirror_cosine]
 
 
 def use_schedules(number: jax.Array) -> list[optax.Schedule]:
@@ -60,7 +60,7 @@ def use_optimizers(params: dict[str, jax.Array], number: jax.Array) -> Any:
     weights = optax_wsd.train_params(state, weights, which="ema")
     for free in (
         optax_wsd.schedule_free(optax.scale_by_adam(), number, b1=0.9),
-        optax_wsd.schedule_free_sgd(number, warmup_steps=STEPS),
+        optax_wsd.schedule_free_sgd(number, b1=optax_wsd.growing_b1_schedule(STEPS)),
         optax_wsd.schedule_free_adamw(optax.constant_schedule(0.1), b2=RATE),
         optax_wsd.schedule_free_radam(number, weight_decay=number),
     ):

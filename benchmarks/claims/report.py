@@ -139,10 +139,10 @@ def write(lab: Lab) -> None:
     """Replaces the tables in the pages, and draws the pictures."""
     scale, found = lab.scale, find_all(lab)
     for number, measured in found.items():
-        if measured and measured[1].draw:
-            claim, finding = CLAIMS[number], measured[1]
-            title, path = _title(scale, claim, finding), _picture(scale, claim)
-            draw(title, finding.draw, HERE / path)
+        claim, on_axes = CLAIMS[number], measured[1].draw if measured else None
+        if measured and on_axes:
+            path = HERE / _picture(scale, claim)
+            draw(_title(scale, claim, measured[1]), on_axes, path)
     _replace(HERE / "README.md", f"claims {scale.name}", page(scale, found))
     if scale.name == "cpu":
         for name in ("README.md", "docs/choose.md"):

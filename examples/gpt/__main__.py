@@ -17,7 +17,7 @@ from .config import Config, ShapeName, UserError, Verb, require, with_changes
 from .data import load_text
 from .evaluate import Evaluate, Export, Sample
 from .merge import Merge
-from .plan import Plan, advised_length
+from .plan import Plan, recommended_length
 from .processes import Interrupted, agree, join_processes
 from .progress import say, say_done
 from .recorder import DivergedError
@@ -97,11 +97,11 @@ class Cooldown(Verb):
         manifest = read_manifest(trunk)
         out = self.out or trunk.parent / f"{trunk.name}-{step}+{self.steps}"
         steps = self.steps
-        if steps == "auto" and (out / "run.json").exists():  # it was advised before
+        if steps == "auto" and (out / "run.json").exists():  # it was chosen before
             steps = read_manifest(out)["config"].optimizer.cooldown_steps
         elif steps == "auto":
-            steps = advised_length(trunk, step, self.shape)
-            say(f"The law of {trunk} advises {steps} steps.")
+            steps = recommended_length(trunk, step, self.shape)
+            say(f"The law of {trunk} recommends {steps} steps.")
         given = {k: v for k, v in vars(self).items() if v is not None and k != "data"}
         config = branch_config(manifest["config"], step, steps, **given)
         if self.data is not None:

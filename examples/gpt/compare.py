@@ -50,7 +50,7 @@ class Compare(Verb):
     # Steps; each is reached by a branch and by a cosine run.
     budgets: tuple[int, ...] = (400, 600, 800)
     # Part of a budget that its branch spends cooling down.
-    cooldown_share: float = 0.36
+    cooldown_share: float = 0.4
     # Steps of every cooldown instead, at least: each begins at the snapshot before.
     # auto: only the first has its share, and the law that it shows decides the others.
     steps: int | Literal["auto"] | None = None
@@ -67,12 +67,11 @@ class Compare(Verb):
     # Their optimizer.
     optimizer: OptimizerConfig = OptimizerConfig(peak=4e-3, warmup_steps=40)
     # Their loop.
-    loop: LoopConfig = LoopConfig(eval_every=64, save_every=64, snapshot_every=32)
+    loop: LoopConfig = LoopConfig(eval_every=40, save_every=80, snapshot_every=40)
 
     def __post_init__(self):
         growing = [*self.budgets] == sorted(set(self.budgets)) != []
-        need = "--budgets must be numbers of steps that grow"
-        require(growing, f"{need}, got {self.budgets}.")
+        require(growing, f"--budgets must be steps that grow, got {self.budgets}.")
         require(
             self.steps != "auto" or self.budgets[0] > self._first_snapshot,
             f"--steps auto needs budgets above {self._first_snapshot}, the first "
@@ -90,7 +89,7 @@ class Compare(Verb):
         planned = list(self.plan(starts, seen))
         if self.steps == "auto":
             self._make(planned[:2], text)  # the trunk and the first branch
-            starts |= self._advised_steps(seen)
+            starts |= self._recommended_steps(seen)
             planned = list(self.plan(starts, max(seen, *starts.values())))
         self._make(planned, text)
         if jax.process_index() == 0:
@@ -178,7 +177,7 @@ class Compare(Verb):
         )
         return step
 
-    def _advised_steps(self, seen: int) -> dict[int, int]:
+    def _recommended_steps(self, seen: int) -> dict[int, int]:
         """Where the later budgets leave the trunk by the law of the first branch.
 
         The trunk is seen as it was when that branch was made, so that a run which goes
@@ -187,14 +186,12 @@ class Compare(Verb):
         trunk, every = self.out / "trunk", self.loop.snapshot_every
         law = fit_law(trunk, [self.out / f"wsd-{self.budgets[0]}"], until=seen)
         first, shape = self._first_snapshot, self.optimizer.shape
-        rates = curve(trunk)[0][:first]
-
-        def step_of(budget: int) -> int:
+        rates, starts = curve(trunk)[0][:first], {}
+        for budget in self.budgets[1:]:
             lengths = [budget - step for step in range(first, budget, every)]
             plan = plan_cooldowns(law, rates, lengths, shape, total_steps=budget)
-            return budget - plan.best
-
-        return {budget: step_of(budget) for budget in self.budgets[1:]}
+            starts[budget] = budget - plan.best
+        return starts
 
     @property
     def _first_snapshot(self) -> int:

@@ -46,11 +46,9 @@ def make_optimizer(config: OptimizerConfig, peak) -> optax.GradientTransformatio
 
 def stable_schedule(config: OptimizerConfig, peak) -> optax.Schedule:
     """A warmup whose first update is not lost, then the peak for ever."""
-    steps = config.warmup_steps
-    start = peak / max(steps, 1)
-    return optax_wsd.wsd_schedule(
-        peak, max(steps, 1), init_value=start, warmup_steps=steps, cooldown_steps=0
-    )
+    steps = max(config.warmup_steps, 1)
+    lengths = {"warmup_steps": steps, "cooldown_steps": 0}
+    return optax_wsd.wsd_schedule(peak, steps, init_value=peak / steps, **lengths)
 
 
 def learning_rate(config: OptimizerConfig, peak, state: dict[str, Any]) -> jax.Array:

@@ -20,8 +20,6 @@ from .progress import read_metrics, say
 from .report import draw_plan
 from .runs import find_parent, finished_branches, read_manifest
 
-MOST_AVERAGES = 32  # that a law is fitted to
-
 
 @dataclass(frozen=True)
 class Plan(Verb):
@@ -53,10 +51,9 @@ class Plan(Verb):
         plan = plan_cooldowns(law, rates, self.lengths, self.shape)
         say(f"{self.run} after {len(rates)} steps:")
         say("cooldown   ends at   predicted val_loss, in 9 of 10 cases")
-        rows = zip(*plan[:3], plan.widths, strict=True)
-        for row in rows:
-            advised = "   <- advised" if row[0] == plan.best else ""
-            say("{:8d}  {:8d}   {:.4f} +- {:.4f}".format(*row) + advised)
+        for row in zip(*plan[:3], plan.widths, strict=True):
+            mark = "   <- recommended" if row[0] == plan.best else ""
+            say("{:8d}  {:8d}   {:.4f} +- {:.4f}".format(*row) + mark)
         say(reason(law, rates, plan))
         for branch in branches:
             branch_rates, steps, losses = curve(branch)
@@ -95,7 +92,7 @@ def fit_law(
         for line in read_metrics(trunk)
         if "val_loss_ema" in line and until / 2 <= line["step"] <= until
     }
-    every = -(-len(averages) // MOST_AVERAGES) or 1
+    every = -(-len(averages) // 32) or 1  # 32 at most, so that the fit stays fast
     averaged = rates, [*averages][::every], [*averages.values()][::every]
     gamma = optax_wsd.gamma_from_width(AVERAGE_WIDTHS["ema"])
     try:
@@ -123,8 +120,8 @@ def plan_cooldowns(
 ) -> laws.Cooldowns:
     """What cooldowns would reach after a trunk's updates of these rates.
 
-    With total_steps the lowest loss is advised. Without, a length is worth its steps as
-    long as each step more brings at least what a step of the trunk brings now.
+    With total_steps the best one has the lowest loss. Without, it is the longest whose
+    every further step gains at least as much as a step of the trunk does now.
     """
     if not lengths:
         parts = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -144,34 +141,33 @@ def plan_cooldowns(
 
 
 def step_of_trunk(law: laws.LossLaw, rates: np.ndarray) -> float:
-    """What a step of a trunk brings now: the mean of its last fifth, by the law."""
+    """What a step of a trunk gains now: the mean of its last fifth, by the law."""
     ends = np.array([-(-4 * len(rates) // 5), len(rates)])
     before, now = law.predict(rates, ends)
     return float((before - now) / max(np.diff(ends)[0], 1))
 
 
 def reason(law: laws.LossLaw, rates: np.ndarray, plan: laws.Cooldowns) -> str:
-    """Why `plan_cooldowns` advises what it does, in a sentence."""
+    """Why `plan_cooldowns` recommends what it does."""
     i = int(np.flatnonzero(plan.cooldown_steps == plan.best)[0])
     trunk, lengths = 1e6 * step_of_trunk(law, rates), plan.cooldown_steps
     if i + 1 == len(lengths):
         return (
-            f"{plan.best} steps are advised, the longest asked for: up to there a step "
-            f"more still brings more than one of the trunk, {trunk:.1f} millionths; "
-            "ask for longer ones with --lengths."
+            f"{plan.best} steps are recommended, the longest asked for: each further "
+            f"step gains more than one of the trunk does ({trunk:.1f} millionths of a "
+            "nat). Ask for longer ones with --lengths."
         )
     more = plan.losses[i] - plan.losses[i + 1]
     each = 1e6 * more / (lengths[i + 1] - lengths[i])
-    width = max(plan.widths[i : i + 2])
-    inside = "inside" if abs(more) < width else "outside"
+    where = "inside" if abs(more) < max(plan.widths[i : i + 2]) else "outside"
     return (
-        f"{plan.best} steps are advised: from there to {lengths[i + 1]} a step brings "
-        f"{each:.1f} millionths of a nat, and one of the trunk {trunk:.1f}. The "
-        f"difference of {more:+.4f} between the two is {inside} the interval."
+        f"{plan.best} steps are recommended: from there to {lengths[i + 1]} one gains "
+        f"{each:.1f} millionths of a nat, and one of the trunk {trunk:.1f}. The ends "
+        f"differ by {more:+.4f}, {where} the interval."
     )
 
 
-def advised_length(trunk: Path, step: int, shape: ShapeName) -> int:
+def recommended_length(trunk: Path, step: int, shape: ShapeName) -> int:
     """The length of cooldown to start at a step, for `cooldown --steps auto`."""
     path = trunk / "law.json"
     law = read_law(path) if path.exists() else fit_law(trunk)
@@ -188,9 +184,8 @@ def loss_if_cooled(folder: Path, config: Config, step: int) -> dict[str, float]:
     path = folder / "law.json"
     if not path.exists():
         return {}
-    warmup, peak = min(config.optimizer.warmup_steps, step), config.optimizer.peak
-    ramp = np.asarray(stable_schedule(config.optimizer, peak)(np.arange(warmup + 1)))
-    rates = ramp[np.minimum(np.arange(step), warmup)]
+    schedule = stable_schedule(config.optimizer, config.optimizer.peak)
+    rates = np.asarray(schedule(np.arange(step)))
     length, shape = -(-step // 5), config.optimizer.shape
     try:
         plan = plan_cooldowns(read_law(path), rates, [length], shape)

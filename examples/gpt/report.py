@@ -1,6 +1,5 @@
 """The table and the picture of `compare`."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def write_table(path: Path, report: dict[str, Any]) -> None:
                 f"| {cosine['steps_trained']} | {predicted} |"
             )
         elif run["schedule"] != "cosine":
-            bpb = run.get("val_bpb", math.nan)
+            bpb = run.get("val_bpb", float("nan"))
             others.append(f"| {run['name']} | {budget} | {loss:.4f} | {bpb:.4f} |")
     rows[:0] = [
         "| budget (steps) | branch | cosine | difference | steps: branch | cosine "
@@ -51,8 +50,8 @@ Predicted is what a law says of trunk and first branch; ± is half its 90 % inte
 | no cooldown | steps | loss | bits per byte |
 |:---|---:|---:|---:|
 """
-    picture = "\n![loss and learning rate against steps](report.png)\n"
-    text = "\n".join(rows) + "\n" + text + "\n".join([*others, picture])
+    others += ["\n![loss and learning rate against steps](report.png)\n"]
+    text = "\n".join(rows) + "\n" + text + "\n".join(others)
     path.write_text(text, errors="surrogateescape")
 
 
@@ -60,7 +59,7 @@ def draw(folder: Path, schedules: dict[str, str]) -> None:
     """Draws the validation loss of all runs against steps, the rates below."""
     from matplotlib.figure import Figure  # most commands start sooner without it
 
-    figure = Figure(figsize=(8, 5.6), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.8), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     ends = []
     for name, schedule in schedules.items():
@@ -104,7 +103,7 @@ def draw_plan(trunk: Path, plan: Cooldowns, branches: Sequence[Path]) -> None:
         bar = axes.errorbar(end, loss, width, fmt="o", capsize=3, ms=4, **look)
         bar.lines[0].set(ms=8 if best else 4, mfc=look["color"] if best else "white")
         if best:
-            bar.set_label(f"predicted ends, 90 %; advised: {length} steps")
+            bar.set_label(f"predicted ends, 90 %; recommended: {length} steps")
     low = min(plan.losses - plan.widths)
     high = max(loss for step, loss in losses if step >= now / 4)
     axes.set(xlabel="step", ylabel="validation loss (nats)")

@@ -47,7 +47,7 @@ def make_optimizer(config: OptimizerConfig, peak) -> optax.GradientTransformatio
 def stable_schedule(config: OptimizerConfig, peak) -> optax.Schedule:
     """A warmup whose first update is not lost, then the peak for ever."""
     steps = max(config.warmup_steps, 1)
-    lengths = {"warmup_steps": steps, "cooldown_steps": 0}
+    lengths: dict[str, Any] = {"warmup_steps": steps, "cooldown_steps": 0}
     return optax_wsd.wsd_schedule(peak, steps, init_value=peak / steps, **lengths)
 
 

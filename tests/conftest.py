@@ -1,6 +1,7 @@
 """Eight host devices, programs quick to compile, no silent broadcasting of ranks."""
 
 import os
+import signal
 
 import jax
 
@@ -14,5 +15,7 @@ if os.environ.get("QUICK_COMPILE"):
             "--xla_cpu_use_fusion_emitters=false "
             "--xla_cpu_parallel_codegen_split_count=1"
         )
+# A shell starts background jobs, and so their tests of Ctrl-C, with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -7,8 +7,7 @@
 The last two need what `benchmarks.step_program` installs. A cost is that of one jitted
 function, gradients in, `tx.update` and `optax.apply_updates`, params and state donated,
 per parameter; the floor reads the gradients and reads and writes params and state once.
-Times are medians of interleaved rounds, as ratios to `optax.adamw` in the same round;
-freed memory is kept, as in the example.
+Times are medians of interleaved rounds, as ratios to `optax.adamw` in the same round.
 """
 
 import dataclasses
@@ -25,7 +24,6 @@ import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import optax_wsd
-from examples.gpt.trainer import keep_freed_memory
 
 from .programs import TOPOLOGIES, figures, print_table, target_devices, versions
 
@@ -355,7 +353,6 @@ def main(
         if not only or name in only or name == BASE
     }
     if platform == "here":
-        keep_freed_memory()
         print(versions("rollfast", "torch", "schedulefree"))
         time_table(cases, rounds, width, depth, jnp.dtype(dtype))
         return

@@ -633,6 +633,11 @@ FIGURES = [
         {"EMA": 50, "SWA": 0},
     ),
     (
+        7,
+        lambda r: -0.01 * (average_is(r, "ema") and cooldown_of(r) > 0),
+        {"best average after 20 %": -0.01},
+    ),
+    (
         8,
         lambda r: 0.01 * average_is(r, "merge"),
         {"linear over 20 %": 0.01, "cosine over 40 %": 0.01},

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/examples.installed
 	$(BIN)/python -m examples.gpt compare
 
-# Tests that are about more than exact numbers, by what takes long.
+# Tests that are about more than exact numbers: their programs are compiled quickly.
 QUICK := $(wildcard tests/test_gpt_*.py) $(addprefix tests/test_,contract.py examples.py faults.py docs.py claims.py)
 
 test: $(VENV)/test.installed

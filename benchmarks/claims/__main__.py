@@ -12,8 +12,8 @@ class Arguments:
     """Tests what papers claim of schedules and averages on a small language model.
 
     Every run is a line of benchmarks/results/claims_SCALE.jsonl and is never made
-    twice: stop and start as you like. At the end the tables and
-    the pictures are made from all lines.
+    twice: stop and start as you like. At the end the tables and the pictures are
+    made from all lines.
     """
 
     # Numbers of the claims to run; all by default.

@@ -57,10 +57,7 @@ def test(study: Study) -> Finding:
         asked[name] = study.free(tuned[name, middle].best, middle, numbers)
     after = {name: values[:, 1] for name, values in study.losses(asked).items()}
 
-    fixed = {n: best(tuned[name, n] for name in B1S).loss for n in totals}
-    worst = {n: max((loss[name, n] for name in B1S), key=np.mean) for n in totals}
-    sensitive = {n: difference(worst[n], fixed[n]) for n in totals}
-    against = {n: difference(loss["growing b1", n], fixed[n]) for n in totals}
+    against, sensitive = against_constants(tuned, totals)
     gap = {
         (name, n): difference(loss["growing b1", n], loss[name, n])
         for name in ADAMW
@@ -70,13 +67,6 @@ def test(study: Study) -> Finding:
     left = difference(max(refined, key=np.mean), min(refined, key=np.mean))
     varied = {k: difference(after[k], loss["growing b1", middle]) for k in VARIANTS}
     gain = difference(after["cooled"], loss["growing b1", middle])
-    lines = {
-        f"{n} steps": {
-            1 - numbers["b1"]: loss[name, n] - loss["growing b1", n]
-            for name, numbers in B1S.items()
-        }
-        for n in totals
-    }
 
     def means(name):
         return f"{name} {' / '.join(f'{np.mean(loss[name, n]):.3f}' for n in totals)}"
@@ -107,7 +97,25 @@ def test(study: Study) -> Finding:
             f"a cooldown of 10 % after a growing b1 {gain}",
         ],
         {f"{name} at {n}": [tuned[name, n]] for name in rows for n in totals},
-        lambda axes: curves(
-            axes, lines, "1 − b1, constant", "loss − that of a growing b1"
-        ),
+        lambda axes: draw(axes, tuned, {f"{n} steps": n for n in totals}),
     )
+
+
+def against_constants(tuned, places):
+    """By place the growing b1, and the worst constant, less the best constant."""
+    fixed = {p: best(tuned[name, p] for name in B1S).loss for p in places}
+    worst = {p: max((tuned[b1, p].loss for b1 in B1S), key=np.mean) for p in places}
+    growing = {p: difference(tuned["growing b1", p].loss, fixed[p]) for p in places}
+    return growing, {p: difference(worst[p], fixed[p]) for p in places}
+
+
+def draw(axes, tuned, places):
+    """The constants at each place, by its label, less the growing b1."""
+    lines = {
+        label: {
+            1 - numbers["b1"]: tuned[name, p].loss - tuned["growing b1", p].loss
+            for name, numbers in B1S.items()
+        }
+        for label, p in places.items()
+    }
+    curves(axes, lines, "1 − b1, constant", "loss − that of a growing b1")

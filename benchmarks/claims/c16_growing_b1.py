@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from .c09_schedule_free import B1S, FREE
-from .pictures import curves
-from .study import Finding, Study, best, claim
-from .verdicts import TIE, at_most, difference, every
+from .c09_schedule_free import FREE, against_constants, draw
+from .study import Finding, Study, claim
+from .verdicts import TIE, at_most, every
 
 
 @claim(
@@ -28,21 +27,7 @@ def test(study: Study) -> Finding:
     methods = {key: make(*key) for key in keys}
     rungs = {key: (1, 2, 3) if places[key[1]][1] is None else (0, 1, 2) for key in keys}
     tuned = study.tune(methods, rungs, beside=lambda key: key[1])
-    fixed = {p: best(tuned[name, p] for name in B1S) for p in places}
-    gap = {p: difference(tuned["growing b1", p].loss, fixed[p].loss) for p in places}
-    worst = {
-        p: difference(
-            max((tuned[name, p].loss for name in B1S), key=np.mean), fixed[p].loss
-        )
-        for p in places
-    }
-    lines = {
-        place: {
-            1 - numbers["b1"]: tuned[name, place].loss - tuned["growing b1", place].loss
-            for name, numbers in B1S.items()
-        }
-        for place in places
-    }
+    gap, worst = against_constants(tuned, places)
     return Finding(
         {
             "as good as the best constant": every(
@@ -59,7 +44,5 @@ def test(study: Study) -> Finding:
             *(f"worst − best constant b1, {p} {value}" for p, value in worst.items()),
         ],
         {f"{name}, {place}": [grid] for (name, place), grid in tuned.items()},
-        lambda axes: curves(
-            axes, lines, "1 − b1, constant", "loss − that of a growing b1"
-        ),
+        lambda axes: draw(axes, tuned, dict(zip(places, places, strict=True))),
     )

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from . import _tree
 from ._averaging import AVERAGES
 from ._checks import check, check_int, is_traced
 from ._cooldown import ScaleByCooldownState
 from ._schedule_free import ScheduleFreeState
-from ._tree import get_scalar, leaf_name
 
 
 def adopt_state(
@@ -28,11 +28,11 @@ def adopt_state(
                            at the old step count
         only in the old    dropped
 
-    Two states match if they have the same class and the same names, which are keys of
-    `optax.named_chain` and labels of `optax.partition`; without names, the n-th of a
-    class matches the n-th. Use it when an average or a cooldown is added or dropped, a
-    constant learning rate becomes a schedule, an argument needs more state, or a state
-    was restored without a target, as dicts and lists.
+    Two states match if they have the same class and the same names: keys of
+    `optax.named_chain`, labels of `optax.partition`. Without names, the n-th of a class
+    matches the n-th. Use it when an average or a cooldown comes or goes, a constant
+    rate becomes a schedule, an argument needs more state, or a state was restored
+    without a target, as dicts and lists.
 
     Args:
         opt_state: The old state, of any nesting.
@@ -89,13 +89,12 @@ def adopt_state(
 
     def fill(new, old, where):
         """A part of the new state, with the leaves of the old; fresh in its gaps."""
-        leaves = jax.tree_util.tree_leaves_with_path(old, is_leaf=_is_gap)
-        values = {leaf_name(path): leaf for path, leaf in leaves}
+        values = _tree.leaves_by_path(old, is_leaf=_is_gap)
 
         def leaf(path, leaf):
             if _is_state(leaf):
                 return visit(leaf)
-            name = leaf_name(path)
+            name = _tree.leaf_name(path)
             at = "/".join((where, *name))
             gaps = (values.get(name[:i], 0) for i in range(len(name) + 1))
             if any(map(_is_gap, gaps)):
@@ -105,7 +104,7 @@ def adopt_state(
             check(name in values, "opt_state", "no such leaf", f"a state with {at!r}")
             return _take(values[name], leaf, at)
 
-        return jax.tree_util.tree_map_with_path(leaf, new, is_leaf=_is_state)
+        return jax.tree.map_with_path(leaf, new, is_leaf=_is_state)
 
     return fill(new_state, None, "opt_state")
 
@@ -113,14 +112,12 @@ def adopt_state(
 # The clocks of a run by class, the most reliable first. The count of reduce_on_plateau
 # is not one, as it keeps restarting, nor is that of a class that is not known.
 # Abstract, because jax.distributed must be set up before anything makes an array.
-_SCHEDULED = jax.eval_shape(optax.WrappedSchedule(lambda count: count).init)
-_DECAYED = jax.eval_shape(optax.add_decayed_weights(lambda count: count).init, ())
 _RUN_CLOCKS: dict[Any, str] = {
     optax.ScaleByScheduleState: "count",
     optax.schedules.InjectStatefulHyperparamsState: "count",
     optax.schedules.InjectHyperparamsState: "count",
-    type(_SCHEDULED): "count",
-    type(_DECAYED): "count",
+    type(jax.eval_shape(optax.WrappedSchedule(lambda c: c).init)): "count",
+    type(jax.eval_shape(optax.add_decayed_weights(lambda c: c).init, ())): "count",
     optax.MultiStepsState: "gradient_step",
     ScaleByCooldownState: "cooldown_count",
     **dict.fromkeys(AVERAGES, "average_count"),
@@ -158,7 +155,7 @@ def _walk(tree, kinds=(), names=()) -> Iterator[_Part]:
         is_dict = isinstance(node, Mapping)
         return frozenset(node) in kinds if is_dict else _is_state(node)
 
-    for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_part):
+    for path, node in jax.tree.leaves_with_path(tree, is_leaf=is_part):
         if is_part(node):
             keys = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
             own = (*names, *(key for key in keys if not key.isdigit()))
@@ -207,7 +204,7 @@ def _clock(old: list[_Part]):
     for kind, name in _CLOCKS.items():
         for part in old:
             if part.kind in (kind, frozenset(kind._fields)):
-                return get_scalar(part.fields[name])
+                return _tree.get_scalar(part.fields[name])
     return None
 
 

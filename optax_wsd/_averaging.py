@@ -1,7 +1,7 @@
 """Averages of the params: one transform, and a coefficient for each of them.
 
-Every average moves on the line a + w (p - a) towards the params p after an update. Only
-the weight w of the t-th sample, counted from 1, is its own:
+Each moves on the line a + w (p - a) towards the params p after an update. Only the
+weight w of the t-th sample, counted from 1, is its own:
 
     ema (1 - d) / (1 - d^t)    power 1 - (1 - 1/t)^(gamma + 1)    swa 1/t
 """
@@ -13,20 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from . import _tree
 from ._checks import check, check_float, check_int, check_params, is_traced
-from ._tree import (
-    as_arrays,
-    check_state_dtype,
-    complement_and_log,
-    factory_name,
-    known,
-    lerp,
-    map_averaged,
-    next_count,
-    rounded,
-    wide_copies,
-    zeros_as,
-)
 
 
 class ParamsEmaState(NamedTuple):
@@ -81,18 +69,16 @@ def params_ema(
     k - start_step is a multiple of `every`. Until the first one, `eval_params` gives
     the params themselves.
 
-    The average is one copy of the params, in float32 or wider. If the params stand
-    still, it approaches them to 2^-24 / (1 - decay) of their size, below which its
-    steps round away. Above a decay of 0.9999 a bfloat16 remainder keeps what rounding
-    leaves out; for a decay that is traced when the state is made there is none.
+    The average is one copy of the params. If they stand still, it approaches them to
+    2^-24 / (1 - decay) of their size, below which its steps round away. Above a decay
+    of 0.9999, unless that is traced, a bfloat16 remainder keeps what rounding left out.
 
     Args:
         decay: Weight of the past, in [0, 1). The horizon is 1 / (1 - decay) samples.
         every: Updates between samples, >= 1. Updates without a sample cost nothing,
             except on GPUs with jax 0.10, where each one copies the average.
         start_step: Updates before sampling starts, >= 0.
-        state_dtype: Dtype of the average, float32 or wider; default: the leaf's, at
-            least float32.
+        state_dtype: Dtype of the state, at least float32; default: the leaf's, as wide.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -116,8 +102,8 @@ def params_ema(
         arXiv:1412.6980, section 3.
     """
     check_float("decay", decay, at_least=0, below=1)
-    new, log_decay = complement_and_log(decay)
-    is_long = not is_traced(decay) and known(decay) > 0.9999
+    new, log_decay = _tree.complement_and_log(decay)
+    is_long = not is_traced(decay) and _tree.known(decay) > 0.9999
 
     def weight(t):
         t = t.astype(float)
@@ -125,7 +111,7 @@ def params_ema(
         return jnp.where((t == 1) | (total == 0), 1 / t, new / total)
 
     def no_remainder(a):
-        return zeros_as(a, jnp.bfloat16) if a.dtype == jnp.float32 else None
+        return _tree.zeros_as(a, jnp.bfloat16) if a.dtype == jnp.float32 else None
 
     def first(average):
         return average, jax.tree.map(no_remainder, average) if is_long else ()
@@ -150,8 +136,8 @@ def params_power_ema(
         gamma              0              larger
         average over       all samples    the latest fraction of the run
 
-    There is no horizon to choose: the averaged span grows with the run. From two of
-    them, `post_hoc_ema_weights` makes that of any other gamma after training.
+    The averaged span grows with the run. From two of them, `post_hoc_ema_weights` makes
+    that of any other gamma after training.
 
     Args:
         gamma: Exponent, >= 0; see `gamma_from_width` and `gamma_from_half_life`.
@@ -177,18 +163,13 @@ def params_power_ema(
     """
     check_float("gamma", gamma, at_least=0)
 
-    def weight(t):
+    def absorb(t, sample, average):
         left = jnp.log1p(-1 / t.astype(float))
         power = jnp.maximum(jnp.asarray(gamma, float), 0) + 1
-        return -jnp.expm1(power * left)
+        return (_lerp_params(-jnp.expm1(power * left), sample, average),)
 
-    def first(average):
-        return (average,)
-
-    def absorb(t, sample, average):
-        return (_lerp_params(weight(t), sample, average),)
-
-    return _average(ParamsPowerEmaState, first, absorb, every, start_step, state_dtype)
+    shared = every, start_step, state_dtype
+    return _average(ParamsPowerEmaState, lambda average: (average,), absorb, *shared)
 
 
 def params_swa(
@@ -208,16 +189,15 @@ def params_swa(
 
     Args:
         every, start_step: As in `params_ema`.
-        window: Length of a window in updates, a multiple of `every`, neither of them
-            traced. It costs a second copy of the params.
+        window: Updates in a window, a multiple of `every`, neither of them traced. It
+            costs a second copy of the params.
         state_dtype: As in `params_ema`.
 
     Returns:
         A transformation that needs `params` in its update.
 
     Raises:
-        ValueError: a number is out of range, window is not a multiple of every, or
-            `params` is missing in an update.
+        ValueError: a number is out of range, or `params` is missing in an update.
 
     Example:
         >>> from optax_wsd import eval_params
@@ -237,22 +217,21 @@ def params_swa(
         check_int("window", window, at_least=1)
         check_int("every", every, at_least=1)
         ok = not (is_traced(window) or is_traced(every))
-        ok = ok and known(window) % known(every) == 0
+        ok = ok and _tree.known(window) % _tree.known(every) == 0
         need = f"a multiple of every ({every!r}), neither of them traced"
         check(ok, "window", window, need)
 
     def first(average):
-        return average, () if window is None else wide_copies(average)
+        return average, () if window is None else _tree.wide_copies(average)
 
     def absorb(t, sample, latest, under_way):
         if window is None:
             return _lerp_params(1 / t.astype(float), sample, latest), under_way
-        size = known(window) // known(every)
+        size = _tree.known(window) // _tree.known(every)
         position = (t - 1) % size + 1
         under_way = _lerp_params(1 / position.astype(float), sample, under_way)
         is_answer = (position == size) | (t < size)
-        latest = jax.lax.cond(is_answer, lambda: under_way, lambda: latest)
-        return latest, under_way
+        return jax.lax.cond(is_answer, lambda: under_way, lambda: latest), under_way
 
     return _average(ParamsSwaState, first, absorb, every, start_step, state_dtype)
 
@@ -295,15 +274,12 @@ def params_lawa(
     """
     check_int("size", size, at_least=1)
     check(not is_traced(size), "size", size, "known when it is built, not traced")
-    size = known(size)
+    size = _tree.known(size)
 
-    def first(average):
-        def stack(p):
-            if isinstance(p, jax.ShapeDtypeStruct):
-                return jax.ShapeDtypeStruct((size, *p.shape), p.dtype)
-            return jax.lax.broadcast(p, (size,))
-
-        return (jax.tree.map(stack, average),)
+    def stack(p):
+        if isinstance(p, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct((size, *p.shape), p.dtype)
+        return jax.lax.broadcast(p, (size,))
 
     def absorb(t, sample, stacks):
         def put(p, stack):
@@ -312,7 +288,10 @@ def params_lawa(
 
         return (jax.tree.map(put, sample, stacks),)
 
-    return _average(ParamsLawaState, first, absorb, every, start_step, state_dtype)
+    shared = every, start_step, state_dtype
+    return _average(
+        ParamsLawaState, lambda p: (jax.tree.map(stack, p),), absorb, *shared
+    )
 
 
 AVERAGES = ParamsEmaState, ParamsPowerEmaState, ParamsSwaState, ParamsLawaState
@@ -321,7 +300,7 @@ AVERAGES = ParamsEmaState, ParamsPowerEmaState, ParamsSwaState, ParamsLawaState
 def averages_of(state) -> Any:
     """The tree of averages in a state: in its field of the factory's name."""
     if not isinstance(state, ParamsLawaState):
-        return getattr(state, factory_name(type(state)))
+        return getattr(state, _tree.factory_name(type(state)))
 
     def mean(stack):
         # Differences, so that the mean of equal snapshots is exactly theirs.
@@ -334,47 +313,43 @@ def averages_of(state) -> Any:
     return jax.tree.map(mean, state.params_lawa)
 
 
-def _average(
-    kind: Callable[..., Any], first, absorb, every, start_step, state_dtype
-) -> optax.GradientTransformationExtraArgs:
+def _average(kind: Callable[..., Any], first, absorb, every, start_step, state_dtype):
     """A transformation whose state is two counters and trees: `first` makes these of a
     copy of the params, and `absorb` takes sample number t into them.
     """
     check_int("every", every, at_least=1)
     check_int("start_step", start_step)
-    check_state_dtype(state_dtype)
+    _tree.check_state_dtype(state_dtype)
     known_when = not (is_traced(every) or is_traced(start_step))
     each_update = known_when and bool(every == 1) and bool(start_step == 0)
 
     def init_fn(params):
-        trees = first(wide_copies(as_arrays(params), state_dtype))
+        trees = first(_tree.wide_copies(_tree.as_arrays(params), state_dtype))
         return kind(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), *trees)
 
     def update_fn(updates, state, params=None, **extra_args):
-        del extra_args
         check_params(params)
         count, samples, *trees = state
-        count = next_count(count)
+        count = _tree.next_count(count)
 
         def after(p, u):  # as `optax.apply_updates` has it
             return p if u is None else jnp.asarray(p + u).astype(p.dtype)
 
         # Outside the branch these are the new params, which are computed anyway; inside
         # it, the old params and the updates would be copied for it at every update.
-        new_params = map_averaged(after, as_arrays(params), updates)
+        new_params = _tree.map_averaged(after, _tree.as_arrays(params), updates)
 
         def take():
-            t = next_count(samples)
-            sample = jax.tree.map(lambda p: rounded(p, p.dtype), new_params)
+            t = _tree.next_count(samples)
+            sample = jax.tree.map(lambda p: _tree.rounded(p, p.dtype), new_params)
             return kind(count, t, *absorb(t, sample, *trees))
 
         if each_update:
             return updates, take()
         age = count - jnp.asarray(start_step, jnp.int32)
         is_sample = (age > 0) & (age % jnp.asarray(every, jnp.int32) == 0)
-        return updates, jax.lax.cond(
-            is_sample, take, lambda: kind(count, samples, *trees)
-        )
+        unchanged = kind(count, samples, *trees)
+        return updates, jax.lax.cond(is_sample, take, lambda: unchanged)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -383,7 +358,7 @@ def _lerp_params(weight, sample, average):
     """a + weight (p - a), in the dtype of a."""
 
     def leaf(p, a):
-        return lerp(a, p.astype(a.dtype), weight.astype(jnp.finfo(a.dtype).dtype))
+        return _tree.lerp(a, p.astype(a.dtype), weight.astype(jnp.finfo(a.dtype).dtype))
 
     return jax.tree.map(leaf, sample, average)
 
@@ -399,7 +374,4 @@ def _lerp_exactly(weight, sample, average, remainder):
         return new, jnp.where(weight == 1, 0, move - (new - a)).astype(r.dtype)
 
     pairs = jax.tree.map(leaf, sample, average, remainder)
-    average, remainder = (
-        jax.tree.map(lambda _, pair, i=i: pair[i], sample, pairs) for i in (0, 1)
-    )
-    return average, remainder
+    return [jax.tree.map(lambda _, pair, i=i: pair[i], sample, pairs) for i in (0, 1)]

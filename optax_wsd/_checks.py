@@ -34,32 +34,25 @@ def check_int(argument: str, value: Any, *, at_least: int = 0) -> None:
 
 
 def check_float(
-    argument: str,
-    value: Any,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
+    argument: str, value: Any, *, at_least=None, above=None, at_most=None, below=None
 ) -> None:
     """A finite number within the named bounds; NaN is within none."""
     if is_traced(value):
         return
     bounds = {
-        ">=": (np.greater_equal, at_least),
-        ">": (np.greater, above),
-        "<=": (np.less_equal, at_most),
-        "<": (np.less, below),
+        f">= {at_least}": (np.greater_equal, at_least),
+        f"> {above}": (np.greater, above),
+        f"<= {at_most}": (np.less_equal, at_most),
+        f"< {below}": (np.less, below),
     }
-    bounds = {sign: b for sign, b in bounds.items() if b[1] is not None}
-    need = " and ".join(f"{sign} {bound}" for sign, (_, bound) in bounds.items())
+    bounds = {need: b for need, b in bounds.items() if b[1] is not None}
     try:
         # Casting would take a string such as "1e-3", and None for NaN.
         array = np.asarray(value).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError):
         array = np.asarray(math.nan)
     ok = [np.isfinite(array), *(holds(array, b) for holds, b in bounds.values())]
-    check(ok, argument, value, f"a finite number {need}".rstrip())
+    check(ok, argument, value, f"a finite number {' and '.join(bounds)}".rstrip())
 
 
 def check_params(params: Any) -> None:

@@ -6,19 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from . import shapes
+from . import _tree, shapes
 from ._checks import MAX_STEP, check, check_float, check_int, is_traced
-from ._tree import (
-    as_arrays,
-    average_dtype,
-    find_states,
-    get_scalar,
-    is_averaged,
-    lerp,
-    map_states,
-    next_count,
-    set_scalar,
-)
 from .shapes import Shape
 
 
@@ -31,11 +20,10 @@ class ScaleByCooldownState(NamedTuple):
     cooldown_from: jax.Array  # float scalar, what falls: 1, or the multiplier reached
     cooldown_end: jax.Array  # float scalar, the start's end_scale; -1 for none
     cooldown_scale: jax.Array  # float scalar, the multiplier of the next update
-    # shape(0) and end_scale of the transform: from a state alone, `cooldown_scale` can
-    # then say what a start will do. Updates write them and never read them, so that a
+    # For `cooldown_scale` after a start. Updates write them, and never read them, as a
     # state may move to a transform with another shape.
-    cooldown_shape_start: jax.Array  # float scalar
-    cooldown_own_end: jax.Array  # float scalar
+    cooldown_shape_start: jax.Array  # float scalar, shape(0) of the transform
+    cooldown_own_end: jax.Array  # float scalar, end_scale of the transform
 
 
 def scale_by_cooldown(
@@ -54,8 +42,7 @@ def scale_by_cooldown(
 
     Args:
         shape: Cooldown shape, see `optax_wsd.shapes`.
-        end_scale: Multiplier after the cooldown, in [0, 1], unless `start_cooldown` is
-            given another.
+        end_scale: Multiplier after a cooldown, in [0, 1]; that of a start comes first.
 
     Returns:
         A transformation whose state is eight numbers.
@@ -90,7 +77,6 @@ def scale_by_cooldown(
         return dict(cooldown_shape_start=start, cooldown_own_end=end)
 
     def init_fn(params):
-        del params
         return ScaleByCooldownState(
             cooldown_count=jnp.zeros([], jnp.int32),
             cooldown_start=jnp.full([], MAX_STEP, jnp.int32),
@@ -106,13 +92,13 @@ def scale_by_cooldown(
         m = scale(state, state.cooldown_count)
 
         def scaled(u):
-            if not is_averaged(u):
+            if not _tree.is_averaged(u):
                 return u
-            return (m * u.astype(average_dtype(u.dtype))).astype(u.dtype)
+            return (m * u.astype(_tree.average_dtype(u.dtype))).astype(u.dtype)
 
-        count = next_count(state.cooldown_count)
+        count = _tree.next_count(state.cooldown_count)
         new = dict(cooldown_count=count, cooldown_scale=scale(state, count), **own())
-        return jax.tree.map(scaled, as_arrays(updates)), state._replace(**new)
+        return jax.tree.map(scaled, _tree.as_arrays(updates)), state._replace(**new)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -134,13 +120,11 @@ def start_cooldown(
     or end goes on from the multiplier reached. To go back up, call `stop_cooldown`.
 
     Args:
-        opt_state: Any nesting of states with `scale_by_cooldown` in it, also
-            `nnx.Optimizer.opt_state` and a state restored without a target.
+        opt_state: Any nesting of states with `scale_by_cooldown`, as for `eval_params`.
         cooldown_steps: Length of the cooldown in updates, >= 1.
         start_step: Number of the first update of the cooldown, counted from 0 by
             `scale_by_cooldown` itself, not in the past; default: the next update.
-        end_scale: Multiplier after this cooldown, in [0, 1]; default: that of
-            `scale_by_cooldown`.
+        end_scale: Multiplier after it, in [0, 1]; default: that of `scale_by_cooldown`.
         which: Name of the one to start if there are several: a key of
             `optax.named_chain` or a label of `optax.partition`; default: all.
 
@@ -237,17 +221,17 @@ def cooldown_scale(opt_state: optax.OptState, *, which: str | None = None) -> ja
         Hägele et al., 2024, arXiv:2405.18392, section 3.
     """
     state, *_ = _find(opt_state, which)
-    return get_scalar(state.cooldown_scale)
+    return _tree.get_scalar(state.cooldown_scale)
 
 
 def _scale(state, m, own_end):
     """The multiplier at the shape's value m."""
     end = jnp.where(state.cooldown_end < 0, own_end, state.cooldown_end)
-    return lerp(end, state.cooldown_from, m).astype(float)
+    return _tree.lerp(end, state.cooldown_from, m).astype(float)
 
 
 def _find(opt_state, which):
-    found = find_states(opt_state, ScaleByCooldownState, which=which)
+    found = _tree.find_states(opt_state, ScaleByCooldownState, which=which)
     need = "a state with scale_by_cooldown in it"
     check(len(found) > 0, "opt_state", type(opt_state).__name__, need)
     return found.values()
@@ -258,7 +242,7 @@ def _change(opt_state, which, new):
     _find(opt_state, which)
 
     def change(state):
-        values = new(ScaleByCooldownState(*map(get_scalar, state)))
-        return ScaleByCooldownState(*map(set_scalar, state, values))
+        values = new(ScaleByCooldownState(*map(_tree.get_scalar, state)))
+        return ScaleByCooldownState(*map(_tree.set_scalar, state, values))
 
-    return map_states(change, opt_state, ScaleByCooldownState, which=which)
+    return _tree.map_states(change, opt_state, ScaleByCooldownState, which=which)

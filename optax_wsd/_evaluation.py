@@ -9,17 +9,10 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from . import _tree
 from ._averaging import AVERAGES, averages_of
 from ._checks import check
 from ._schedule_free import ScheduleFreeState
-from ._tree import (
-    as_arrays,
-    find_states,
-    get_scalar,
-    is_averaged,
-    leaf_name,
-    leaves_by_path,
-)
 
 
 def eval_params(
@@ -73,9 +66,8 @@ def train_params(
 
         y = b1 x + (1 - b1) z    for schedule-free; else the params as they are
 
-    Use it when a run saved only the evaluated weights and the optimizer state. The
-    params cannot be found from their average, so with one, training goes on from the
-    average.
+    Use it when a run saved only the evaluated weights and the optimizer state. From an
+    average the params cannot be found, so training then goes on from the average.
 
     Args:
         opt_state: Any nesting of states, see `eval_params`.
@@ -107,17 +99,16 @@ def train_params(
 
 
 def _map_leaves(convert, opt_state, params, which):
-    found = find_states(opt_state, *AVERAGES, ScheduleFreeState, which=which)
-    params = as_arrays(params)
-    leaves = {n: p for n, p in leaves_by_path(params).items() if hasattr(p, "shape")}
+    found = _tree.find_states(opt_state, *AVERAGES, ScheduleFreeState, which=which)
+    params = _tree.as_arrays(params)
+    leaves = _tree.leaves_by_path(params)
+    leaves = {name: p for name, p in leaves.items() if hasattr(p, "shape")}
     values: dict[Any, dict[str, Any]] = {name: {} for name in leaves}
     for names, state in found.items():
         owner = "/".join(names)
         need = "without an average in optax.lookahead, which moves the params after it"
         check("fast_state" not in names, "opt_state", owner, need)
-        is_free = isinstance(state, ScheduleFreeState)
-        count = state.schedule_free_count if is_free else state.average_count
-        stack = jnp.shape(get_scalar(count))  # of vmapped states, else ()
+        stack = jnp.shape(_tree.get_scalar(state[0]))  # of vmapped states, else ()
         for p in leaves.values():
             got = jnp.shape(p)[: len(stack)]
             check(got == stack, "params", got, f"a stack of {stack}, as {owner} is one")
@@ -128,19 +119,20 @@ def _map_leaves(convert, opt_state, params, which):
             values[name][owner] = value
 
     def leaf(path, p):
-        name = leaf_name(path)
-        owners = values[name] if is_averaged(p) else {}
+        name = _tree.leaf_name(path)
+        owners = values[name] if _tree.is_averaged(p) else {}
         need = f"the name of one average, as leaf {'/'.join(name)!r} has "
         check(len(owners) < 2, "which", which, need + " and ".join(owners))
         return next((value.astype(p.dtype) for value in owners.values()), p)
 
-    return jax.tree_util.tree_map_with_path(leaf, params)
+    return jax.tree.map_with_path(leaf, params)
 
 
 def _convert(convert, owner, state, leaves):
     """New values of the leaves that a state has an average of, by their names."""
     is_free = isinstance(state, ScheduleFreeState)
-    average = leaves_by_path(state.schedule_free_gap if is_free else averages_of(state))
+    tree = state.schedule_free_gap if is_free else averages_of(state)
+    average = _tree.leaves_by_path(tree)
     shown, restored = _as_shown(leaves, average)
     for name, a in average.items():
         got = f"shape {jnp.shape(shown[name])}" if name in shown else "no such leaf"
@@ -172,9 +164,9 @@ def _as_shown(leaves, average) -> tuple[dict[Any, Any], Callable[..., Any]]:
 
 def _to_eval(state, average, params):
     if isinstance(state, ScheduleFreeState):
-        y = params | leaves_by_path(state.schedule_free_y)
+        y = params | _tree.leaves_by_path(state.schedule_free_y)
         return _moved(y, 1, state, average)
-    is_begun = get_scalar(state.average_samples) > 0
+    is_begun = _tree.get_scalar(state.average_samples) > 0
     return {
         name: jnp.where(is_begun, a.astype(params[name].dtype), params[name])
         for name, a in average.items()
@@ -185,12 +177,12 @@ def _to_train(state, average, params):
     if not isinstance(state, ScheduleFreeState):
         return {name: params[name] for name in average}
     y = _moved(params, -1, state, average)
-    return y | leaves_by_path(state.schedule_free_y)
+    return y | _tree.leaves_by_path(state.schedule_free_y)
 
 
 def _moved(params, sign, state, gaps):
     """The params with x - y = (1 - b1) (1 - c) gap added to them, times a sign."""
-    b1, c = map(get_scalar, (state.schedule_free_b1, state.schedule_free_c))
+    b1, c = map(_tree.get_scalar, (state.schedule_free_b1, state.schedule_free_c))
     share = sign * (1 - b1) * (1 - c)
     return {
         name: params[name].astype(gap.dtype) + (share * gap).astype(gap.dtype)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import _tree
 from ._checks import Numbers, check, check_float, check_int
-from ._tree import average_dtype, is_averaged
 from .shapes import Shape, check_shape, multiplier
 
 
@@ -33,8 +33,7 @@ def merge_weights(num_snapshots: int, shape: Shape) -> np.ndarray:
         A float64 array [num_snapshots], oldest snapshot first; it sums to 1.
 
     Raises:
-        ValueError: num_snapshots is not a whole number >= 1, or shape is not a function
-            with finite values.
+        ValueError: num_snapshots is out of range, or shape is not a finite function.
 
     Example:
         >>> from optax_wsd import shapes
@@ -71,8 +70,7 @@ def merge_params(snapshots: Iterable[Any], weights: Numbers) -> Any:
             `post_hoc_ema_weights`. They sum to 1, to within rounding to float32.
 
     Returns:
-        A tree with the structure, dtypes and shardings of the snapshots; NumPy leaves
-        stay NumPy.
+        A tree like a snapshot, with its dtypes and shardings; NumPy leaves stay NumPy.
 
     Raises:
         ValueError: the snapshots are more or fewer than the weights, or differ in
@@ -104,7 +102,7 @@ def merge_params(snapshots: Iterable[Any], weights: Numbers) -> Any:
     check(count == n, "snapshots", count, need)
 
     def finish(m, p):
-        if not is_averaged(p):
+        if not _tree.is_averaged(p):
             return p
         return m.astype(p.dtype) if hasattr(p, "dtype") else type(p)(m)
 
@@ -130,16 +128,14 @@ def post_hoc_ema_weights(
     Args:
         stored: (step, gamma) of each stored average, in the order in which they will be
             merged. The step is the number of samples in the average, >= 1.
-        gamma: Exponent wanted, above -0.5; see `gamma_from_width` and
-            `gamma_from_half_life`.
+        gamma: Exponent wanted, above -0.5; see `gamma_from_width`.
         step: Step at which the average is wanted, from 1 to the last stored step.
 
     Returns:
         A float64 array [len(stored)] that sums to 1, for `merge_params`.
 
     Raises:
-        ValueError: a number is out of its range, a pair is stored twice, or pairs are
-            too alike to be told apart.
+        ValueError: a number is out of range, or pairs are the same or nearly so.
 
     Example:
         >>> stored = [(t, g) for t in (25, 50, 75, 100) for g in (4.0, 16.0)]
@@ -210,8 +206,7 @@ def gamma_from_half_life(fraction: SupportsFloat) -> float:
     of the past, a little less than fraction.
 
     Args:
-        fraction: Half-life as a fraction of the steps so far; above 0, at most
-            ln 2 = 0.6931, where gamma is 0.
+        fraction: Of the steps so far; above 0, at most ln 2 = 0.6931, where gamma is 0.
 
     Returns:
         gamma >= 0.
@@ -232,15 +227,14 @@ def gamma_from_half_life(fraction: SupportsFloat) -> float:
 
 def _zero(leaf):
     """A float32 or float64 sum of nothing, beside its leaf."""
-    if not is_averaged(leaf):
+    if not _tree.is_averaged(leaf):
         return leaf
-    is_jax = isinstance(leaf, jax.Array)
-    leaf = leaf if is_jax else np.asarray(leaf)
-    return (jnp if is_jax else np).zeros_like(leaf, average_dtype(leaf.dtype))
+    xp = jnp if isinstance(leaf, jax.Array) else np
+    return xp.zeros_like(leaf, _tree.average_dtype(xp.asarray(leaf).dtype))
 
 
 def _accumulate(weight: float, merged, leaf):
-    if not is_averaged(leaf):
+    if not _tree.is_averaged(leaf):
         return merged
     got, need = np.shape(leaf), f"of shape {merged.shape}"
     check(got == merged.shape, "snapshots", got, need)

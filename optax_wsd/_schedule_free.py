@@ -24,21 +24,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from . import _tree
 from ._checks import check, check_float, check_int, check_params
-from ._tree import (
-    as_arrays,
-    average_dtype,
-    check_state_dtype,
-    complement_and_log,
-    find_states,
-    is_averaged,
-    map_averaged,
-    map_states,
-    next_count,
-    rounded,
-    wide_copies,
-    zeros_as,
-)
 
 
 class ScheduleFreeState(NamedTuple):
@@ -70,9 +57,8 @@ def schedule_free(
         weight   w = (k + 1)^r max(lr up to k)^weight_lr_power,   c = w / (sum of w)
         update   z' = z - lr d    x' = x + c (z' - x)    y' = b1 x' + (1 - b1) z'
 
-    for update k from 0, with the direction d computed from the gradients at y. The
-    learning rate is given here, once; the direction has none. Warmup helps. The rate
-    need not fall, and a falling one does not lower the weights.
+    for update k from 0, with the direction d, without a rate, of the gradients at y.
+    Warmup helps. The rate need not fall, and a falling one does not lower the weights.
 
     The state is x - z, beside the direction's: 4 bytes a parameter for any b1. Params
     below float32 are the rounding of y, and the state then holds y as well.
@@ -82,20 +68,17 @@ def schedule_free(
     and cannot stop the average.
 
     Args:
-        direction: A transformation from gradients to ascent directions, without a
-            learning rate: `optax.scale_by_rms`, `optax.scale_by_lion`,
-            `optax.contrib.scale_by_muon`, or a chain with `optax.add_decayed_weights`
-            (which then decays at y). Extra arguments of the update are passed to it.
+        direction: A transformation from gradients to ascent directions, without a rate:
+            `optax.scale_by_rms`, `optax.contrib.scale_by_muon`, or a chain with
+            `optax.add_decayed_weights` (at y). It gets the update's extra arguments.
         learning_rate: Rate >= 0, or a schedule of the count.
-        b1: Share of x in y, in [0, 1), or a schedule of the count. At 0, x is the
-            average of plain training.
+        b1: Share of x in y, in [0, 1), or a schedule. At 0, x averages plain training.
         weight_lr_power: Exponent of the largest rate so far in the weights, >= 0.
         r: Exponent of the step in the weights, >= 0.
         decoupling: C > 0. With it c becomes min(1, c (1 - b1) C), so that the averaged
             span no longer depends on b1; C = 1 / (1 - b1) changes nothing.
         start_step: First update that is averaged, >= 0; before it c = 1 and x = z.
-        state_dtype: Dtype of the state, float32 or wider; default: the leaf's, at least
-            float32.
+        state_dtype: Dtype of the state, at least float32; default: the leaf's, as wide.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -128,54 +111,55 @@ def schedule_free(
     if decoupling is not None:
         check_float("decoupling", decoupling, above=0)
     check_int("start_step", start_step)
-    check_state_dtype(state_dtype)
+    _tree.check_state_dtype(state_dtype)
     direction = optax.with_extra_args_support(direction)
 
     def init_fn(params):
-        params = as_arrays(params)
+        params = _tree.as_arrays(params)
         _check_ascent(direction, params)
-        y = wide_copies(params, state_dtype)
-        kept_y = map_averaged(lambda p, y: None if y.dtype == p.dtype else y, params, y)
+        y = _tree.wide_copies(params, state_dtype)
+        kept_y = _tree.map_averaged(
+            lambda p, y: None if y.dtype == p.dtype else y, params, y
+        )
         return ScheduleFreeState(
             schedule_free_count=jnp.zeros([], jnp.int32),
             schedule_free_b1=b1_at(0),
             schedule_free_max_rate=jnp.zeros([], float),
             schedule_free_weight_sum=jnp.zeros([2], float),
             schedule_free_c=jnp.zeros([], float),
-            schedule_free_gap=jax.tree.map(lambda y: zeros_as(y, y.dtype), y),
+            schedule_free_gap=jax.tree.map(lambda y: _tree.zeros_as(y, y.dtype), y),
             schedule_free_y=kept_y,
-            direction_state=direction.init(wide_copies(params)),
+            direction_state=direction.init(_tree.wide_copies(params)),
         )
 
     def update_fn(updates, state, params=None, **extra_args):
         check_params(params)
-        params = as_arrays(params)
-        k, old_c = state.schedule_free_count, state.schedule_free_c
-        lr, old_b1, new_b1 = rate_at(k), state.schedule_free_b1, b1_at(k)
+        params = _tree.as_arrays(params)
+        k, old_b1, _, _, old_c, gap, kept_y, direction_state = state
+        lr, new_b1 = rate_at(k), b1_at(k)
         max_rate = jnp.maximum(state.schedule_free_max_rate, lr)
         weight_sum, c = _weigh(state, k, max_rate, weight_lr_power, r, start_step)
         if decoupling is not None:
             c = jnp.minimum(1, c * (1 - new_b1) * decoupling)
         c = jnp.where(k < start_step, 1, c)
 
-        kept_y = state.schedule_free_y
-        y = map_averaged(lambda p, y: p if y is None else y, params, kept_y)
-        gradients = map_averaged(
-            lambda p, g: jnp.asarray(g, average_dtype(p.dtype)), params, updates
+        y = _tree.map_averaged(lambda p, y: p if y is None else y, params, kept_y)
+        gradients = _tree.map_averaged(
+            lambda p, g: jnp.asarray(g, _tree.average_dtype(p.dtype)), params, updates
         )
 
         def direct(direction_state):
             return direction.update(gradients, direction_state, y, **extra_args)
 
-        d, direction_state = direct(state.direction_state)
+        d, new_direction_state = direct(direction_state)
         y_d = d
-        if find_states(state.direction_state, ScaleByAdamVState):
+        if _tree.find_states(direction_state, ScaleByAdamVState):
             # The gap and y both read d. On a CPU, XLA would store it for them: 52 bytes
             # read and written for each float32 parameter, and 4 of temporaries. Doing
             # Adam's arithmetic twice takes 48 and none, and compilers see that the two
             # are the same unless a barrier is between them.
-            apart = map_states(
-                _behind_barrier, state.direction_state, ScaleByAdamVState
+            apart = _tree.map_states(
+                _behind_barrier, direction_state, ScaleByAdamVState
             )
             y_d, _ = direct(apart)
 
@@ -186,19 +170,12 @@ def schedule_free(
             pull, rate = old_b1 - new_b1 + new_b1 * c, lr * (1 - old_b1)
             return (-pull * gap - rate * d).astype(gap.dtype)
 
-        gap = jax.tree.map(move_gap, state.schedule_free_gap, d)
+        gap = jax.tree.map(move_gap, gap, d)
         moves = jax.tree.map(move_y, gap, y_d)
         kept_y = jax.tree.map(lambda m, y: None if y is None else y + m, moves, kept_y)
-        return jax.tree.map(_update, params, updates, moves, kept_y), ScheduleFreeState(
-            schedule_free_count=next_count(k),
-            schedule_free_b1=new_b1,
-            schedule_free_max_rate=max_rate,
-            schedule_free_weight_sum=weight_sum,
-            schedule_free_c=c,
-            schedule_free_gap=gap,
-            schedule_free_y=kept_y,
-            direction_state=direction_state,
-        )
+        updates = jax.tree.map(_update, params, updates, moves, kept_y)
+        numbers = _tree.next_count(k), new_b1, max_rate, weight_sum, c
+        return updates, ScheduleFreeState(*numbers, gap, kept_y, new_direction_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -279,8 +256,7 @@ def schedule_free_adamw(
     Args:
         learning_rate: Rate >= 0 or schedule; 1 to 10 times that of AdamW.
         warmup_steps: As in `schedule_free_sgd`.
-        b1: As in `schedule_free_sgd`. The best constant grows with the length of the
-            run, which `growing_b1_schedule()` need not know.
+        b1: As in `schedule_free_sgd`; `growing_b1_schedule()` fits runs of any length.
         b2: Decay of the second moment v, in [0, 1).
         eps: Added to the denominator, >= 0.
         weight_decay, mask: As in `schedule_free_sgd`.
@@ -300,8 +276,7 @@ def schedule_free_adamw(
         [-0.02  0.02]
 
     References:
-        Defazio et al., 2024, arXiv:2405.15682, algorithm 1, with the bias correction of
-        v apart from the rate.
+        Defazio et al., 2024, arXiv:2405.15682, algorithm 1, where the rate debiases v.
     """
     rate = _warmed(learning_rate, warmup_steps)
     options = b1, weight_lr_power, r, decoupling, start_step, state_dtype
@@ -364,8 +339,8 @@ def schedule_free_radam(
 
 def _update(p, u, move, y):
     """The move as an update of p, from p to the rounding of y where y is kept."""
-    if is_averaged(p):
-        move = move if y is None else rounded(y, p.dtype) - p.astype(y.dtype)
+    if _tree.is_averaged(p):
+        move = move if y is None else _tree.rounded(y, p.dtype) - p.astype(y.dtype)
         return move.astype(p.dtype)
     # Integers get a zero; keys have none, and functions no update at all.
     has_zero = isinstance(p, jax.Array)
@@ -389,7 +364,7 @@ def _weigh(state, k, max_rate, power, r, start_step):
 
 
 def _rectifier(b2, t):
-    new, log_b2 = complement_and_log(b2)
+    new, log_b2 = _tree.complement_and_log(b2)
     limit = 2 / new - 1
     length = jnp.maximum(limit - 2 * t / jnp.expm1(-t * log_b2), 4)
     ratio = (length - 4) * (length - 2) / length
@@ -407,25 +382,23 @@ def _scale_by_adam_v(b2, eps) -> optax.GradientTransformation:
     """Adam without momentum; its 1 - b2^t is exact in float32 from the first update."""
     check_float("b2", b2, at_least=0, below=1)
     check_float("eps", eps, at_least=0)
-    new, log_b2 = complement_and_log(b2)
+    new, log_b2 = _tree.complement_and_log(b2)
 
     def init_fn(params):
-        v = jax.tree.map(lambda p: zeros_as(p, jnp.finfo(p.dtype).dtype), params)
+        v = jax.tree.map(lambda p: _tree.zeros_as(p, jnp.finfo(p.dtype).dtype), params)
         return ScaleByAdamVState(jnp.zeros([], jnp.int32), v)
 
     def update_fn(updates, state, params=None):
         del params
-        count = next_count(state.adam_v_count)
+        count = _tree.next_count(state.adam_v_count)
         debias = -jnp.expm1(count.astype(float) * log_b2)
 
         def moment(g, v):
             return (v + new * (jnp.square(jnp.abs(g)) - v)).astype(v.dtype)
 
-        def scale(g, v):
-            return g / (jnp.sqrt(v / debias) + eps)
-
         v = jax.tree.map(moment, updates, state.adam_v)
-        return jax.tree.map(scale, updates, v), ScaleByAdamVState(count, v)
+        d = jax.tree.map(lambda g, v: g / (jnp.sqrt(v / debias) + eps), updates, v)
+        return d, ScaleByAdamVState(count, v)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -446,11 +419,9 @@ def _decayed(direction, rate, weight_decay, mask, *options):
 
 def _warmed(learning_rate, warmup_steps) -> Callable[[Any], jax.Array]:
     check_int("warmup_steps", warmup_steps)
-
-    def warmed(t):
-        return jnp.minimum(1, t / jnp.maximum(warmup_steps, 1))
-
-    return _scaled(learning_rate, warmed)
+    return _scaled(
+        learning_rate, lambda t: jnp.minimum(1, t / jnp.maximum(warmup_steps, 1))
+    )
 
 
 def _scaled(learning_rate, factor) -> Callable[[Any], jax.Array]:
@@ -473,11 +444,11 @@ def _check_ascent(direction, params):
     """
 
     def tiny(p):
-        return jnp.zeros([min(n, 1) for n in p.shape], average_dtype(p.dtype))
+        return jnp.zeros([min(n, 1) for n in p.shape], _tree.average_dtype(p.dtype))
 
     try:
         with jax.ensure_compile_time_eval():
-            at_0 = map_averaged(tiny, params)
+            at_0 = _tree.map_averaged(tiny, params)
             at_1 = jax.tree.map(jnp.ones_like, at_0)
             state = direction.init(at_0)
             low, high = (direction.update(g, state, at_0)[0] for g in (at_0, at_1))

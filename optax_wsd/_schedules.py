@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from . import shapes
+from . import _tree, shapes
 from ._checks import MAX_STEP, Numbers, check, check_float, check_int, is_traced
-from ._tree import lerp
 from .shapes import Shape
 
 
@@ -412,7 +411,7 @@ def _fall(schedule, start_step, cooldown_steps, end_value, shape) -> optax.Sched
 def _between(start_value, end_value, shape, elapsed, steps):
     """end + (start - end) m, exactly `start` where m is 1 and `end` where it is 0."""
     m = shapes.multiplier(shape, elapsed, steps)
-    return lerp(jnp.asarray(end_value, float), jnp.asarray(start_value, float), m)
+    return _tree.lerp(jnp.asarray(end_value, float), jnp.asarray(start_value, float), m)
 
 
 def _check_ascending(argument, steps, warmup_steps, apart) -> None:

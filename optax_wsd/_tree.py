@@ -1,9 +1,7 @@
 """Tree helpers: the lerp behind every average, and states found in any nesting.
 
 A state is known by the class of its NamedTuple, or by the same keys of a dict where a
-checkpoint was restored without a target. Containers in between (chain, MultiSteps,
-masked, partition, inject_hyperparams, `nnx.Optimizer.opt_state`) are walked through as
-trees.
+checkpoint was restored without a target. What contains it is walked through as a tree.
 """
 
 import math
@@ -69,11 +67,9 @@ def check_state_dtype(state_dtype) -> None:
 
 def map_averaged(fn: Callable[..., Any], params, *rest):
     """`fn` over the leaves that take part in averages, None for the others."""
-
-    def visit(p, *leaves):
-        return fn(p, *leaves) if is_averaged(p) else None
-
-    return jax.tree.map(visit, params, *rest)
+    return jax.tree.map(
+        lambda p, *more: fn(p, *more) if is_averaged(p) else None, params, *rest
+    )
 
 
 def next_count(count) -> jax.Array:
@@ -111,9 +107,9 @@ def rounded(leaf, dtype):
     return jax.lax.reduce_precision(leaf.astype(jnp.float32), exponent_bits, info.nmant)
 
 
-def leaves_by_path(tree) -> dict[tuple[str, ...], Any]:
+def leaves_by_path(tree, is_leaf=None) -> dict[tuple[str, ...], Any]:
     """Leaves by their names from the root."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree.leaves_with_path(tree, is_leaf)
     return {leaf_name(path): leaf for path, leaf in leaves}
 
 
@@ -136,10 +132,10 @@ def find_states(tree, *kinds: Any, which: str | None = None) -> dict[Any, Any]:
     """
     found: dict[Any, Any] = {}
     _visit(found.setdefault, tree, kinds)
-    has = ", ".join(map("/".join, found)) or "none"
     chosen = {names: found[names] for names in found if which in (None, *names)}
-    need = f"a name in the state, which has {has}"
-    check(which is None or len(chosen) > 0, "which", which, need)
+    has = ", ".join(map("/".join, found)) or "none"
+    ok = which is None or len(chosen) > 0
+    check(ok, "which", which, f"a name in the state, which has {has}")
     return chosen
 
 
@@ -161,16 +157,15 @@ def _visit(fn: Callable[[Any, Any], Any], tree, kinds):
             return type(node)(fn(names, kind(**node))._asdict())  # pyright: ignore
         return fn(names, node)
 
-    return jax.tree_util.tree_map_with_path(
-        visit, tree, is_leaf=lambda node: _kind_of(node, kinds) is not None
+    return jax.tree.map_with_path(
+        visit, tree, is_leaf=lambda n: bool(_kind_of(n, kinds))
     )
 
 
 def _kind_of(node, kinds) -> Any:
     """The class of a state among `kinds`; of a dict, by its keys."""
     keys = set(node) if isinstance(node, Mapping) else ()
-    kinds = (k for k in kinds if isinstance(node, k) or keys == set(k._fields))
-    return next(kinds, None)
+    return next((k for k in kinds if isinstance(node, k) or keys == {*k._fields}), None)
 
 
 def factory_name(kind) -> str:
@@ -185,9 +180,6 @@ def get_scalar(field) -> jax.Array:
 
 def set_scalar(field, value):
     """The field with `value` in it, kept in its dtype, sharding and wrapping."""
-
-    def fill(old):
-        # A copy, as full_like may hand back the buffer of `value` itself.
-        return jnp.copy(jnp.full_like(old, jnp.broadcast_to(value, jnp.shape(old))))
-
-    return jax.tree.map(fill, field)
+    value = jnp.broadcast_to(value, jnp.shape(get_scalar(field)))
+    # A copy, as full_like may hand back the buffer of `value` itself.
+    return jax.tree.map(lambda old: jnp.copy(jnp.full_like(old, value)), field)

@@ -20,7 +20,7 @@ def describe_schedule(schedule: optax.Schedule, total_steps: int) -> str:
 
     Args:
         schedule: Any schedule that traces, from this package or elsewhere.
-        total_steps: Number of updates of the run, from 1 to 2^30.
+        total_steps: Number of updates of the run, from 1 to 2^30 - 1.
 
     Returns:
         The report, ready to print.
@@ -40,9 +40,8 @@ def describe_schedule(schedule: optax.Schedule, total_steps: int) -> str:
         note: the first update has value 0 and moves nothing; set init_value above 0
 
     References:
-        The off-by-one between the warmups of common training codes, and schedules that
-        turn negative or rise past their end, are described in pytorch/torchtitan#1284
-        and AI-Hypercomputer/maxtext#2882.
+        Warmups that are off by one, and schedules that turn negative or rise past their
+        end: pytorch/torchtitan#1284, AI-Hypercomputer/maxtext#2882.
     """
     check(callable(schedule), "schedule", schedule, "a function from step to value")
     check_int("total_steps", total_steps, at_least=1)
@@ -108,9 +107,7 @@ def _border(values, steps, i, direction):
     low, high = steps[i - 1], steps[min(i + 1, len(steps) - 1)]
     if high - low <= 2:
         return steps[i]
-    inside = np.arange(low, high + 1)
-    value = values(inside)
+    value = values(np.arange(low, high + 1))
     if direction[i - 1] == 0:  # the last step with the constant's value
-        return inside[np.flatnonzero(value == value[0])[-1]]
-    extreme = value.max() if direction[i - 1] > 0 else value.min()
-    return inside[np.flatnonzero(value == extreme)[0]]
+        return low + np.flatnonzero(value == value[0])[-1]
+    return low + (direction[i - 1] * value).argmax()

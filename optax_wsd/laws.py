@@ -212,8 +212,8 @@ class LossLaw(NamedTuple):
             >>> law.predict(cooled, [500, 1000]).round(3).tolist()
             [3.46, 3.369]
         """
-        path, shape = self._path(learning_rates, steps)
-        return self._losses(path).reshape(shape)
+        path = self._path(learning_rates, steps)
+        return self._losses(path).reshape(np.shape(steps))
 
     def predict_interval(
         self, learning_rates: Numbers, steps: Numbers, *, coverage: float = 0.9
@@ -240,20 +240,19 @@ class LossLaw(NamedTuple):
             3.357 3.382
         """
         check_float("coverage", coverage, above=0, below=1)
-        path, shape = self._path(learning_rates, steps)
+        path, shape = self._path(learning_rates, steps), np.shape(steps)
         losses = self._losses(path)
-        others = [LossLaw._make((*o, *self[7:])) for o in self.spread]
         left = (path.progress / self.reach) ** -self.progress_exponent
+        others = [LossLaw._make((*o, *self[7:])) for o in self.spread]
         errors = [law._losses(path) - losses for law in others]
         errors += [self.residual, MODEL_ERROR * self.progress * left]
         deviation = np.sqrt(sum(error**2 for error in errors))
         width = NormalDist().inv_cdf((1 + coverage) / 2) * deviation
         return (losses - width).reshape(shape), (losses + width).reshape(shape)
 
-    def _path(self, learning_rates, steps) -> "tuple[_Path, tuple[int, ...]]":
+    def _path(self, learning_rates, steps) -> "_Path":
         rates = _check_rates(learning_rates)
-        steps = _check_steps(steps, len(rates))
-        return _Path(rates / self.peak_value, steps.ravel()), steps.shape
+        return _Path(rates / self.peak_value, _check_steps(steps, len(rates)).ravel())
 
     def _losses(self, path: "_Path") -> np.ndarray:
         floor, progress, a, gain, *others, _, reach, _, _ = self
@@ -321,9 +320,7 @@ def fit_loss_law(
         *exponents, of_average = np.exp(logs)
         parts = np.where(np.arange(len(paths)) < runs, 1.0, of_average)
         each = zip(paths, parts, strict=True)
-        return np.concatenate(
-            [path.columns(reach, *exponents, part=part) for path, part in each]
-        )
+        return np.concatenate([p.columns(reach, *exponents, part=g) for p, g in each])
 
     def solve(logs, noise):
         """The best floor, progress and gain for the other parameters."""
@@ -331,6 +328,9 @@ def fit_loss_law(
         q, r = np.linalg.qr(matrix / noise[:, None])
         factors, _ = optimize.nnls(r, q.T @ (losses / noise))
         return factors, matrix @ factors - losses
+
+    def misfits(logs, noise):
+        return np.append(solve(logs, noise)[1] / noise, (logs - prior) / PRIOR_SPREAD)
 
     # Each run has its own noise, and all averages together have theirs.
     sizes = [len(path.progress) for path in paths]
@@ -343,12 +343,7 @@ def fit_loss_law(
         squares /= 1 + np.bincount(run)
         # Errors of neighbouring losses go together: as one independent one in four.
         noise = 2 * np.maximum(np.sqrt(squares), 1e-6)[run]
-        logs = optimize.least_squares(
-            lambda v, noise=noise: np.concatenate(
-                [solve(v, noise)[1] / noise, (v - prior) / PRIOR_SPREAD]
-            ),
-            logs,
-        ).x
+        logs = optimize.least_squares(misfits, logs, args=(noise,)).x
     factors, errors = solve(logs, noise)
     found = "progress {1:.3g} and gain {2:.3g}".format(*factors)
     check(factors[1] > 0, "curves", found, "losses that fall in training")
@@ -358,10 +353,8 @@ def fit_loss_law(
         return tuple(map(float, (floor, progress, a, gain, q, speed, b)))
 
     # The axes of the uncertainty: of the squares at their least, to second order.
-    slopes = [
-        (columns(logs + h) - columns(logs - h)) @ factors / 2e-4
-        for h in 1e-4 * np.eye(5)
-    ]
+    shifts = 1e-4 * np.eye(5)
+    slopes = [(columns(logs + h) - columns(logs - h)) @ factors / 2e-4 for h in shifts]
     of_losses = np.column_stack([columns(logs), *slopes]) / noise[:, None]
     of_priors = np.column_stack([np.zeros((5, 3)), np.diag(1 / PRIOR_SPREAD)])
     _, sizes, axes = np.linalg.svd(np.concatenate([of_losses, of_priors]), False)
@@ -521,12 +514,8 @@ def _check_steps(steps, total: int) -> np.ndarray:
     """Whole numbers, which a table may hold as floats."""
     numbers = _as_floats(steps)
     is_one = (numbers >= 1) & (numbers <= total) & (numbers == np.rint(numbers))
-    check(
-        numbers.size > 0 and np.all(is_one),
-        "steps",
-        steps,
-        f"whole numbers from 1 to the {total} learning rates",
-    )
+    need = f"whole numbers from 1 to the {total} learning rates"
+    check(numbers.size > 0 and np.all(is_one), "steps", steps, need)
     return numbers.astype(np.int64)
 
 

@@ -6,8 +6,7 @@
 A shape is a plain function, and you can pass your own:
 
     >>> import optax_wsd
-    >>> lr = optax_wsd.wsd_schedule(
-    ...     1.0, 100, warmup_steps=0, cooldown_steps=50, shape=lambda p: (1 - p) ** 3)
+    >>> lr = optax_wsd.cooldown_schedule(1.0, 50, 50, shape=lambda p: (1 - p) ** 3)
     >>> float(lr(75))
     0.125
 
@@ -136,8 +135,7 @@ def one_minus_power(exponent: jax.typing.ArrayLike) -> Shape:
     """1 - p^exponent: falls fast, then slowly, below 1; slowly, then fast, above.
 
     Args:
-        exponent: Greater than 0; 0.5 is `one_minus_sqrt`, 1 `linear`, 2
-            `one_minus_square`.
+        exponent: Above 0; 0.5 is `one_minus_sqrt`, 1 `linear`, 2 `one_minus_square`.
 
     Returns:
         A shape.
@@ -218,15 +216,11 @@ def _one_minus_power_of_remaining(exponent) -> Shape:
     return lambda q: -jnp.expm1(exponent * jnp.log1p(-q))
 
 
-def _half_versine(q):
-    return jnp.sin(math.pi / 2 * q) ** 2
-
-
 _exact_near_end(linear, lambda q: q)
 _exact_near_end(one_minus_sqrt, _one_minus_power_of_remaining(0.5))
 _exact_near_end(one_minus_square, _one_minus_power_of_remaining(2.0))
-_exact_near_end(cosine, _half_versine)
-_exact_near_end(mirror_cosine, lambda q: 2 * q - _half_versine(q))
+_exact_near_end(cosine, lambda q: jnp.sin(math.pi / 2 * q) ** 2)
+_exact_near_end(mirror_cosine, lambda q: 2 * q - jnp.sin(math.pi / 2 * q) ** 2)
 
 
 def multiplier(shape: Shape, elapsed: Any, steps: Any) -> jax.Array:
@@ -252,9 +246,8 @@ def multiplier(shape: Shape, elapsed: Any, steps: Any) -> jax.Array:
 def check_shape(shape: Any) -> None:
     """Refuses what is not a shape, such as a factory like `power` left uncalled."""
     need = (
-        "a function from progress in [0, 1] to a finite multiplier, as in "
-        "optax_wsd.shapes (power(2.0), not power; for optax.inject_hyperparams name it "
-        "in static_args)"
+        "a function from progress in [0, 1] to a finite multiplier (power(2.0), not "
+        "power; for optax.inject_hyperparams name it in static_args)"
     )
     check(callable(shape), "shape", shape, need)
     for p in (0.5, 0.0, 1.0):

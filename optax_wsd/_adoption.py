@@ -24,8 +24,7 @@ def adopt_state(
     """The new optimizer's state, with everything in it that the old state knows.
 
         in both states     from the old, also an injected rate and other hyperparams
-        only in the new    fresh: an average starts here; schedules and cooldowns go on
-                           at the old step count
+        only in the new    fresh; schedules and cooldowns go on at the old step count
         only in the old    dropped
 
     Two states match if they have the same class and the same names: keys of
@@ -46,15 +45,13 @@ def adopt_state(
 
     Raises:
         ValueError: a part in both lacks a leaf in the old state or has it in another
-            shape; names do not say which old part is which new one; or the count is
-            needed and unknown.
+            shape, its names do not say which is which, or the count is unknown.
 
     Example:
         >>> from optax_wsd import scale_by_cooldown
-        >>> params = jnp.zeros(3)
-        >>> old = optax.adamw(1e-3)
+        >>> params, old = jnp.zeros(3), optax.adamw(1e-3)
         >>> _, state = old.update(params, old.init(params), params)
-        >>> new = optax.chain(optax.adamw(1e-3), scale_by_cooldown())
+        >>> new = optax.chain(old, scale_by_cooldown())
         >>> state = adopt_state(state, new.init(params))
         >>> [int(optax.tree.get(state, name)) for name in ("count", "cooldown_count")]
         [1, 1]

@@ -6,7 +6,6 @@ weight w of the t-th sample, counted from 1, is its own:
     ema (1 - d) / (1 - d^t)    power 1 - (1 - 1/t)^(gamma + 1)    swa 1/t
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -64,10 +63,9 @@ def params_ema(
         average   p1   (d p1 + p2)/(d + 1)   sum of d^(t-i) pi / sum of d^(t-i)
 
     Updates pass through unchanged. Put it last in a chain and read the average with
-    `eval_params`. A sample is the params after an update, as `optax.apply_updates`
-    rounds them. Update number k, counted from 1, is a sample when k > start_step and
-    k - start_step is a multiple of `every`. Until the first one, `eval_params` gives
-    the params themselves.
+    `eval_params`, which gives the params themselves until the first sample. A sample is
+    the params after an update, as `optax.apply_updates` rounds them: that of number k,
+    counted from 1, if k > start_step and k - start_step is a multiple of `every`.
 
     The average is one copy of the params. If they stand still, it approaches them to
     2^-24 / (1 - decay) of their size, below which its steps round away. Above a decay
@@ -88,8 +86,7 @@ def params_ema(
 
     Example:
         >>> from optax_wsd import eval_params
-        >>> tx = optax.chain(optax.sgd(1.0), params_ema(0.5))
-        >>> params = jnp.array(0.0)
+        >>> params, tx = jnp.array(0.0), optax.chain(optax.sgd(1.0), params_ema(0.5))
         >>> state = tx.init(params)
         >>> for _ in range(2):
         ...     updates, state = tx.update(jnp.array(-3.0), state, params)
@@ -105,11 +102,6 @@ def params_ema(
     new, log_decay = _tree.complement_and_log(decay)
     is_long = not is_traced(decay) and _tree.known(decay) > 0.9999
 
-    def weight(t):
-        t = t.astype(float)
-        total = -jnp.expm1(t * log_decay)
-        return jnp.where((t == 1) | (total == 0), 1 / t, new / total)
-
     def no_remainder(a):
         return _tree.zeros_as(a, jnp.bfloat16) if a.dtype == jnp.float32 else None
 
@@ -117,9 +109,12 @@ def params_ema(
         return average, jax.tree.map(no_remainder, average) if is_long else ()
 
     def absorb(t, sample, average, remainder):
+        t = t.astype(float)
+        total = -jnp.expm1(t * log_decay)
+        weight = jnp.where((t == 1) | (total == 0), 1 / t, new / total)
         if jax.tree.leaves(remainder):
-            return _lerp_exactly(weight(t), sample, average, remainder)
-        return _lerp_params(weight(t), sample, average), remainder
+            return _lerp_exactly(weight, sample, average, remainder)
+        return _lerp_params(weight, sample, average), remainder
 
     return _average(ParamsEmaState, first, absorb, every, start_step, state_dtype)
 
@@ -313,7 +308,7 @@ def averages_of(state) -> Any:
     return jax.tree.map(mean, state.params_lawa)
 
 
-def _average(kind: Callable[..., Any], first, absorb, every, start_step, state_dtype):
+def _average(kind, first, absorb, every, start_step, state_dtype):
     """A transformation whose state is two counters and trees: `first` makes these of a
     copy of the params, and `absorb` takes sample number t into them.
     """

@@ -35,10 +35,9 @@ def scale_by_cooldown(
         scale    1              end + (1 - end) shape(k / steps)   end = end_scale
 
     Put it last in a chain. Starting and stopping only change scalars in the state, so
-    every phase has the same compiled step and the same state tree. Training with
-    `chain(adamw(s), scale_by_cooldown(f))` and `start_cooldown` at step S equals
-    training with `adamw(cooldown_schedule(s, S, n, shape=f))` if s is constant from S
-    on.
+    every phase has the same compiled step and the same state tree. If s is constant
+    from S on, `chain(adamw(s), scale_by_cooldown(f))` with `start_cooldown` at step S
+    equals `adamw(cooldown_schedule(s, S, n, shape=f))`.
 
     Args:
         shape: Cooldown shape, see `optax_wsd.shapes`.

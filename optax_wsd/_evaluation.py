@@ -1,7 +1,6 @@
 """The weights to evaluate, found in any optimizer state, and the way back."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -82,8 +81,7 @@ def train_params(
 
     Example:
         >>> from optax_wsd import schedule_free_sgd
-        >>> tx = schedule_free_sgd(1.0)
-        >>> params = jnp.array(0.0)
+        >>> params, tx = jnp.array(0.0), schedule_free_sgd(1.0)
         >>> state = tx.init(params)
         >>> for _ in range(3):
         ...     updates, state = tx.update(params - 1, state, params)
@@ -141,7 +139,7 @@ def _convert(convert, owner, state, leaves):
     return restored(convert(state, average, shown))
 
 
-def _as_shown(leaves, average) -> tuple[dict[Any, Any], Callable[..., Any]]:
+def _as_shown(leaves, average) -> Any:
     """The leaves as the wrapper of an average showed them to it, and the way back."""
     if set(average) == {()} and () not in leaves:  # optax.flatten
         like = average[()].dtype

@@ -59,10 +59,9 @@ def merge_params(snapshots: Iterable[Any], weights: Numbers) -> Any:
 
         merged = weights[0] snapshot_0 + ... + weights[n-1] snapshot_(n-1)
 
-    If `snapshots` is an iterator that loads each one when asked, memory holds the
-    average and one snapshot, however many there are. Sums are float32 or wider, float64
-    for float64 params and Python floats. Integers and random keys come from the last
-    snapshot.
+    If `snapshots` is an iterator that loads each one when asked, memory holds one and
+    the average, however many there are. Sums are float32, but float64 for float64
+    params and Python floats. Integers and random keys come from the last snapshot.
 
     Args:
         snapshots: Trees of arrays and numbers of one structure, shapes and dtypes.

@@ -1,13 +1,7 @@
 """Schedule-free training: no decay to plan, an average that is always ready.
 
-The definition has three sequences. Gradients are taken at y, which are the params; z
-makes the steps; x, the average of z, is what one evaluates. A prime marks the next:
-
-    z' = z - lr d(y)
-    x' = x + c' (z' - x)
-    y' = b1' x' + (1 - b1') z'
-
-Two of them are kept: y, and the gap x - z' as it is before x follows. From these,
+Of the x, y and z of `schedule_free` two are kept: y, which are the params, and the gap
+x - z' as it is before x follows, where a prime marks the next. From these,
 
     gap' = (1 - c) gap + lr d
     y' = y - (b1 - b1' + b1' c') gap' - lr (1 - b1) d
@@ -17,7 +11,6 @@ Two of them are kept: y, and the gap x - z' as it is before x follows. From thes
 so nothing is divided by b1, and each can be written in place, the gap first.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -64,8 +57,7 @@ def schedule_free(
     below float32 are the rounding of y, and the state then holds y as well.
 
     To freeze leaves, wrap it in `optax.partition`, `optax.masked` or
-    `optax.selective_transform`. A transformation after it in a chain changes y alone
-    and cannot stop the average.
+    `optax.selective_transform`: what comes after it in a chain changes y alone.
 
     Args:
         direction: A transformation from gradients to ascent directions, without a rate:
@@ -89,8 +81,7 @@ def schedule_free(
 
     Example:
         >>> from optax_wsd import eval_params
-        >>> tx = schedule_free(optax.identity(), 1.0, b1=0.5)
-        >>> params = jnp.array(0.0)
+        >>> params, tx = jnp.array(0.0), schedule_free(optax.identity(), 1.0, b1=0.5)
         >>> state = tx.init(params)
         >>> for _ in range(2):
         ...     updates, state = tx.update(jnp.array(-2.0), state, params)
@@ -155,9 +146,8 @@ def schedule_free(
         y_d = d
         if _tree.find_states(direction_state, ScaleByAdamVState):
             # The gap and y both read d. On a CPU, XLA would store it for them: 52 bytes
-            # read and written for each float32 parameter, and 4 of temporaries. Doing
-            # Adam's arithmetic twice takes 48 and none, and compilers see that the two
-            # are the same unless a barrier is between them.
+            # of traffic a float32 parameter, and 4 of temporaries. Adam's arithmetic
+            # done twice takes 48 and none, if a barrier hides that both are the same.
             apart = _tree.map_states(
                 _behind_barrier, direction_state, ScaleByAdamVState
             )
@@ -214,8 +204,7 @@ def schedule_free_sgd(
 
     Example:
         >>> from optax_wsd import eval_params
-        >>> tx = schedule_free_sgd(1.0, warmup_steps=2)
-        >>> params = jnp.array(0.0)
+        >>> params, tx = jnp.array(0.0), schedule_free_sgd(1.0, warmup_steps=2)
         >>> state = tx.init(params)
         >>> for _ in range(2):  # z is 0.5 and 1.5, with weights 0.25 and 1
         ...     updates, state = tx.update(jnp.array(-1.0), state, params)
@@ -318,8 +307,7 @@ def schedule_free_radam(
         ValueError: a number is out of range, or `params` is missing in an update.
 
     Example:
-        >>> tx = schedule_free_radam(0.1)
-        >>> params, moved = jnp.array(1.0), []
+        >>> params, moved, tx = jnp.array(1.0), [], schedule_free_radam(0.1)
         >>> state = tx.init(params)
         >>> for _ in range(6):
         ...     updates, state = tx.update(params, state, params)
@@ -417,20 +405,20 @@ def _decayed(direction, rate, weight_decay, mask, *options):
     return schedule_free(direction, rate, **dict(zip(names, options, strict=True)))
 
 
-def _warmed(learning_rate, warmup_steps) -> Callable[[Any], jax.Array]:
+def _warmed(learning_rate, warmup_steps):
     check_int("warmup_steps", warmup_steps)
     return _scaled(
         learning_rate, lambda t: jnp.minimum(1, t / jnp.maximum(warmup_steps, 1))
     )
 
 
-def _scaled(learning_rate, factor) -> Callable[[Any], jax.Array]:
+def _scaled(learning_rate, factor):
     """The rate of update k, times a factor of its number from 1."""
     rate_at = _schedule("learning_rate", learning_rate)
     return lambda k: rate_at(k) * factor(k.astype(float) + 1)
 
 
-def _schedule(argument, value, below=None) -> Callable[[Any], jax.Array]:
+def _schedule(argument, value, below=None):
     """A number >= 0 or a schedule, as a function of the count."""
     if not callable(value):
         check_float(argument, value, at_least=0, below=below)

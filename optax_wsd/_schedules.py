@@ -13,7 +13,6 @@ import optax
 
 from . import _tree, shapes
 from ._checks import MAX_STEP, Numbers, check, check_float, check_int, is_traced
-from .shapes import Shape
 
 
 def wsd_schedule(
@@ -24,7 +23,7 @@ def wsd_schedule(
     cooldown_steps: jax.typing.ArrayLike,
     init_value: jax.typing.ArrayLike = 0.0,
     end_value: jax.typing.ArrayLike = 0.0,
-    shape: Shape = shapes.one_minus_sqrt,
+    shape: shapes.Shape = shapes.one_minus_sqrt,
 ) -> optax.Schedule:
     """Linear warmup, a flat stable phase at the peak, then a cooldown: WSD.
 
@@ -78,7 +77,7 @@ def cooldown_schedule(
     cooldown_steps: jax.typing.ArrayLike,
     *,
     end_value: jax.typing.ArrayLike = 0.0,
-    shape: Shape = shapes.one_minus_sqrt,
+    shape: shapes.Shape = shapes.one_minus_sqrt,
 ) -> optax.Schedule:
     """Any schedule, cooled down from the value it has at start_step.
 
@@ -125,7 +124,7 @@ def wsds_schedule(
     cooldown_steps: jax.typing.ArrayLike,
     init_value: jax.typing.ArrayLike = 0.0,
     end_value: jax.typing.ArrayLike = 0.0,
-    shape: Shape = shapes.one_minus_sqrt,
+    shape: shapes.Shape = shapes.one_minus_sqrt,
 ) -> optax.Schedule:
     """WSD-S: one run that cools down before each of several ends and goes back up.
 
@@ -331,7 +330,7 @@ def infinite_schedule(
     warmup_steps: jax.typing.ArrayLike,
     transition_steps: jax.typing.ArrayLike,
     init_value: jax.typing.ArrayLike = 0.0,
-    shape: Shape = shapes.cosine,
+    shape: shapes.Shape = shapes.cosine,
 ) -> optax.Schedule:
     """Warmup, a fall to a constant, and that constant for ever: continual training.
 

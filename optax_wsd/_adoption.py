@@ -106,9 +106,8 @@ def adopt_state(
     return fill(new_state, None, "opt_state")
 
 
-# The clocks of a run by class, the most reliable first. The count of reduce_on_plateau
-# is not one, as it keeps restarting, nor is that of a class that is not known.
-# Abstract, because jax.distributed must be set up before anything makes an array.
+# The clocks of a run by class, the most reliable first. Found without making an array,
+# which jax.distributed would not allow before it is set up.
 _RUN_CLOCKS: dict[Any, str] = {
     optax.ScaleByScheduleState: "count",
     optax.schedules.InjectStatefulHyperparamsState: "count",
@@ -124,7 +123,7 @@ _OWN_CLOCKS: dict[Any, str] = {ScheduleFreeState: "schedule_free_count"} | {
     kind: "count"
     for kind in (*vars(optax).values(), *vars(optax.contrib).values())
     if inspect.isclass(kind) and "count" in getattr(kind, "_fields", ())
-    if kind is not optax.contrib.ReduceLROnPlateauState
+    if kind is not optax.contrib.ReduceLROnPlateauState  # whose count restarts
 }
 _CLOCKS = _RUN_CLOCKS | _OWN_CLOCKS
 

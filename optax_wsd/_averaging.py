@@ -131,8 +131,7 @@ def params_power_ema(
         gamma              0              larger
         average over       all samples    the latest fraction of the run
 
-    The averaged span grows with the run. From two of them, `post_hoc_ema_weights` makes
-    that of any other gamma after training.
+    The span grows with the run. `post_hoc_ema_weights` makes any other gamma from two.
 
     Args:
         gamma: Exponent, >= 0; see `gamma_from_width` and `gamma_from_half_life`.
@@ -184,8 +183,7 @@ def params_swa(
 
     Args:
         every, start_step: As in `params_ema`.
-        window: Updates in a window, a multiple of `every`, neither of them traced. It
-            costs a second copy of the params.
+        window: Updates, a multiple of `every`, neither traced; costs a second copy.
         state_dtype: As in `params_ema`.
 
     Returns:
@@ -309,9 +307,7 @@ def averages_of(state) -> Any:
 
 
 def _average(kind, first, absorb, every, start_step, state_dtype):
-    """A transformation whose state is two counters and trees: `first` makes these of a
-    copy of the params, and `absorb` takes sample number t into them.
-    """
+    """Its state: two counters, and trees that `first` makes and `absorb` updates."""
     check_int("every", every, at_least=1)
     check_int("start_step", start_step)
     _tree.check_state_dtype(state_dtype)
@@ -330,8 +326,7 @@ def _average(kind, first, absorb, every, start_step, state_dtype):
         def after(p, u):  # as `optax.apply_updates` has it
             return p if u is None else jnp.asarray(p + u).astype(p.dtype)
 
-        # Outside the branch these are the new params, which are computed anyway; inside
-        # it, the old params and the updates would be copied for it at every update.
+        # Inside the branch, the params and the updates would always be copied for it.
         new_params = _tree.map_averaged(after, _tree.as_arrays(params), updates)
 
         def take():

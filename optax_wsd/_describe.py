@@ -52,11 +52,9 @@ def describe_schedule(schedule: optax.Schedule, total_steps: int) -> str:
     def values(steps):
         return np.asarray(compiled(np.asarray(steps, np.int32)), np.float64)
 
-    def grid(start, end, size):
-        return np.unique(np.linspace(start, end, size + 1, dtype=int))
-
-    steps = grid(0, total_steps, min(total_steps, _GRID))
-    past = grid(total_steps, 2 * total_steps, 1000)
+    points = min(total_steps, _GRID) + 1
+    steps = np.unique(np.linspace(0, total_steps, points, dtype=int))
+    past = np.unique(np.linspace(total_steps, 2 * total_steps, 1001, dtype=int))
     value, value_past = values(steps), values(past)
     borders, directions = _phases(values, steps, np.nan_to_num(value))
     border_values = values(borders)

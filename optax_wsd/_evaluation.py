@@ -29,8 +29,7 @@ def eval_params(
         opt_state: Any nesting of states: chain, MultiSteps, apply_if_finite, masked,
             partition, inject_hyperparams, `nnx.Optimizer.opt_state`, Linen's
             `TrainState.opt_state`, or a state restored without a target.
-        params: The params that the state belongs to, as trained. To get an average of
-            bfloat16 params unrounded, pass them as float32.
+        params: As trained; pass bfloat16 ones as float32 for an unrounded average.
         which: Name of the average to take if there are several: a factory's name
             ("params_ema", "schedule_free"), or a key of `optax.named_chain`.
 

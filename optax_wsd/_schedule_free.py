@@ -426,10 +426,7 @@ def _schedule(argument, value, below=None):
 
 
 def _check_ascent(direction, params):
-    """Refuses a direction that falls when the gradients rise from 0 to 1.
-
-    It is tried on leaves of one number each, at once even under jit.
-    """
+    """Refuses what falls when gradients of one number a leaf rise; even under jit."""
 
     def tiny(p):
         return jnp.zeros([min(n, 1) for n in p.shape], _tree.average_dtype(p.dtype))
@@ -445,7 +442,6 @@ def _check_ascent(direction, params):
     except Exception:
         return  # It needs what only the run has: extra arguments, traced numbers.
     need = (
-        "an ascent direction, without a learning rate: optax.identity() for optax.sgd, "
-        "optax.scale_by_rms() for optax.adam"
+        "an ascent direction: optax.identity() for sgd, optax.scale_by_rms() for adam"
     )
     check(ok, "direction", "one that goes downhill by itself", need)

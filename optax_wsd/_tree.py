@@ -28,10 +28,7 @@ def known(number) -> Any:
 
 
 def complement_and_log(decay):
-    """1 - decay and log(decay), from which 1 - decay^t comes without cancellation.
-
-    They are float64 if decay is known; a traced one is held within [0, 1].
-    """
+    """1 - decay and log(decay), exact if known: 1 - decay^t without cancellation."""
     decay = known(decay)
     if not is_traced(decay):
         return 1 - decay, math.log(decay) if decay > 0 else -math.inf
@@ -95,10 +92,7 @@ def zeros_as(leaf, dtype):
 
 
 def rounded(leaf, dtype):
-    """A leaf rounded to `dtype` and kept in float32 or wider.
-
-    A compiler may drop the rounding between two conversions, but not this one.
-    """
+    """A leaf rounded to `dtype`, as no compiler may undo, in float32 or wider."""
     leaf, info = leaf.astype(dtype), jnp.finfo(dtype)
     if info.bits >= 32:
         return leaf

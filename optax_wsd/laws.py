@@ -57,8 +57,7 @@ def last_iterate_bound(
         --------------------------- + ----  sum  ---------  ----------------
              2 sum_{s<=T} h_s          2    k<T  sum_{s>k} h_s  sum_{s>=k} h_s
 
-    with the rates h_1 to h_T. It orders the schedules of real runs well. Rates of 0 at
-    the end do not move the iterate and are left out.
+    with the rates h_1 to h_T up to the last above 0. It orders real schedules well.
 
     Args:
         learning_rates: One rate per update, >= 0, [T].
@@ -97,10 +96,7 @@ def optimal_scale(
         ValueError: as `last_iterate_bound`.
 
     Example:
-        >>> schedule = lambda cooldown: np.minimum(1, np.arange(400, 0, -1) / cooldown)
-        >>> for cooldown in (80, 400):
-        ...     print([round(x, 4) for x in optimal_scale(schedule(cooldown))])
-        [0.0254, 0.1093]
+        >>> [round(x, 4) for x in optimal_scale(np.arange(400, 0, -1) / 400)]
         [0.0496, 0.1006]
 
     References:
@@ -269,9 +265,8 @@ def fit_loss_law(
 
     Args:
         curves: For each run (learning_rates, steps, losses): the rate of every update
-            from 0 on, the numbers of updates after which a loss was logged, and these
-            losses, validation losses rather than noisy training losses. All runs have
-            the same model, data and batch size.
+            from 0 on, the updates done when a loss was logged, and these losses, of
+            validation rather than training. All have one model, data and batch size.
         averages: (gamma, curve) for each run whose average was evaluated too; they may
             stand in for a cooldown. Those of the later half of a trunk do.
 
@@ -331,8 +326,9 @@ def fit_loss_law(
     for _ in range(10):
         squares = solve(logs, noise)[1] ** 2
         # One error more than a run has, of the size of all: few may be small by luck.
-        squares = np.mean(squares) + np.bincount(run, squares)
-        squares /= 1 + np.bincount(run)
+        squares = (np.mean(squares) + np.bincount(run, squares)) / (
+            1 + np.bincount(run)
+        )
         # Errors of neighbouring losses go together: as one independent one in four.
         noise = 2 * np.maximum(np.sqrt(squares), 1e-6)[run]
         logs = optimize.least_squares(misfits, logs, args=(noise,)).x
@@ -382,13 +378,11 @@ def best_cooldown(
     longest length is advised that is not too long for its own end: no shorter cooldown,
     begun later on the stable run, would reach the same step with a lower loss.
 
-    With total_steps every cooldown ends there and begins that much before; the length
-    with the lowest loss is advised.
+    With total_steps every cooldown ends there, and that of the lowest loss is advised.
 
     Args:
         law: From `fit_loss_law`.
-        learning_rates: Rates of the stable run so far, one per update; it goes on at
-            the last of them, which is above 0.
+        learning_rates: One per update of the stable run; it goes on at the last, > 0.
         cooldown_steps: Lengths to compare, >= 1.
         total_steps: Updates at the end of training, when that is fixed.
         shape: Cooldown shape, see `optax_wsd.shapes`.
@@ -552,10 +546,7 @@ def _check_identified(curves, peak_value: float) -> None:
     logged = sum(steps.size for _, steps, _ in curves)
     check(logged >= 10, "the number of losses in curves", logged, "at least 10")
     span = max(float(np.max(steps) / np.min(steps)) for _, steps, _ in curves)
-    need = (
-        "at least 2 in one of them, to show how training goes on. Missing is a longer "
-        "stable run, logged from early on"
-    )
+    need = "at least 2 in one. Missing is a longer stable run, logged from early on"
     check(span >= 2, "the ratio of last to first step of curves", round(span, 2), need)
     # The most that a rate fell within the last fifth of the way to a logged step.
     fall = max(

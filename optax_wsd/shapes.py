@@ -224,18 +224,11 @@ _exact_near_end(mirror_cosine, lambda q: 2 * q - jnp.sin(math.pi / 2 * q) ** 2)
 
 
 def multiplier(shape: Shape, elapsed: Any, steps: Any) -> jax.Array:
-    """The shape's value `elapsed` of `steps` steps into the cooldown; 1 before it.
-
-        elapsed   < 0   0          steps or more
-        value     1     shape(0)   shape(1)
-
-    Differences are taken between integers, and only their ratio is rounded. With 0
-    steps there is no cooldown, and the multiplier stays 1.
-    """
+    """The shape at `elapsed` of `steps`, then shape(1); 1 before, and if steps is 0."""
     started = (elapsed >= 0) & (steps > 0)
     steps = jnp.maximum(steps, 1)
     elapsed = jnp.clip(elapsed, 0, steps)
-    p = elapsed.astype(float) / steps
+    p = elapsed.astype(float) / steps  # of integers, so that nothing else is rounded
     value = shape(p)
     if of_remaining := getattr(shape, "of_remaining", None):
         q = (steps - elapsed).astype(float) / steps

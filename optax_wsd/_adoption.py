@@ -29,9 +29,8 @@ def adopt_state(
 
     Two states match if they have the same class and the same names: keys of
     `optax.named_chain`, labels of `optax.partition`. Without names, the n-th of a class
-    matches the n-th. Use it when an average or a cooldown comes or goes, a constant
-    rate becomes a schedule, an argument needs more state, or a state was restored
-    without a target, as dicts and lists.
+    matches the n-th. Use it when a part comes or goes, a constant rate becomes a
+    schedule, an argument needs more state, or a state was restored without a target.
 
     Args:
         opt_state: The old state, of any nesting.

@@ -1,6 +1,6 @@
 """Argument checks: concrete values are judged at build time, traced ones pass."""
 
-import math
+from math import inf, nan
 from typing import Any
 
 import numpy as np
@@ -34,25 +34,20 @@ def check_int(argument: str, value: Any, *, at_least: int = 0) -> None:
 
 
 def check_float(
-    argument: str, value: Any, *, at_least=None, above=None, at_most=None, below=None
+    argument: str, value: Any, *, at_least=-inf, above=-inf, at_most=inf, below=inf
 ) -> None:
     """A finite number within the named bounds; NaN is within none."""
     if is_traced(value):
         return
-    bounds = {
-        f">= {at_least}": (np.greater_equal, at_least),
-        f"> {above}": (np.greater, above),
-        f"<= {at_most}": (np.less_equal, at_most),
-        f"< {below}": (np.less, below),
-    }
-    bounds = {need: b for need, b in bounds.items() if b[1] is not None}
     try:
         # Casting would take a string such as "1e-3", and None for NaN.
         array = np.asarray(value).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError):
-        array = np.asarray(math.nan)
-    ok = [np.isfinite(array), *(holds(array, b) for holds, b in bounds.values())]
-    check(ok, argument, value, f"a finite number {' and '.join(bounds)}".rstrip())
+        array = np.asarray(nan)
+    ok = (array >= at_least) & (array > above) & (array <= at_most) & (array < below)
+    bounds = {">=": at_least, ">": above, "<=": at_most, "<": below}
+    need = " and ".join(f"{sign} {b}" for sign, b in bounds.items() if abs(b) < inf)
+    check(ok, argument, value, f"a finite number {need}".rstrip())
 
 
 def check_params(params: Any) -> None:

@@ -20,10 +20,9 @@ class ScaleByCooldownState(NamedTuple):
     cooldown_from: jax.Array  # float scalar, what falls: 1, or the multiplier reached
     cooldown_end: jax.Array  # float scalar, the start's end_scale; -1 for none
     cooldown_scale: jax.Array  # float scalar, the multiplier of the next update
-    # For `cooldown_scale` after a start. Updates write them, and never read them, as a
-    # state may move to a transform with another shape.
-    cooldown_shape_start: jax.Array  # float scalar, shape(0) of the transform
-    cooldown_own_end: jax.Array  # float scalar, end_scale of the transform
+    # Updates write these and never read them: a state may move to another shape.
+    cooldown_shape_start: jax.Array  # float scalar, shape(0), for `cooldown_scale`
+    cooldown_own_end: jax.Array  # float scalar, end_scale, for `cooldown_scale`
 
 
 def scale_by_cooldown(
@@ -66,9 +65,8 @@ def scale_by_cooldown(
     check_float("end_scale", end_scale, at_least=0, at_most=1)
 
     def scale(state, count):
-        elapsed = count - state.cooldown_start
-        m = shapes.multiplier(shape, elapsed, state.cooldown_steps)
-        return _scale(state, m, end_scale)
+        start, steps = state.cooldown_start, state.cooldown_steps
+        return _scale(state, shapes.multiplier(shape, count - start, steps), end_scale)
 
     def own():
         start = shapes.multiplier(shape, jnp.zeros([], jnp.int32), 1).astype(float)
@@ -87,7 +85,6 @@ def scale_by_cooldown(
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        del params, extra_args
         m = scale(state, state.cooldown_count)
 
         def scaled(u):
@@ -124,8 +121,7 @@ def start_cooldown(
         start_step: Number of the first update of the cooldown, counted from 0 by
             `scale_by_cooldown` itself, not in the past; default: the next update.
         end_scale: Multiplier after it, in [0, 1]; default: that of `scale_by_cooldown`.
-        which: Name of the one to start if there are several: a key of
-            `optax.named_chain` or a label of `optax.partition`; default: all.
+        which: Key of one in `optax.named_chain` or `optax.partition`; default: all.
 
     Returns:
         The new state, of the same tree, shapes and shardings.

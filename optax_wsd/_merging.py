@@ -20,10 +20,9 @@ def merge_weights(num_snapshots: int, shape: Shape) -> np.ndarray:
         snapshot   0          i                n - 1
         weight     1 - w_1    w_i - w_(i+1)    w_(n-1)      with w_i = shape(i / n)
 
-    If a constant run saves n snapshots and moves by u_i from snapshot i - 1 to i, the
-    average is snapshot 0 plus the sum of w_i u_i: the run with its later moves cooled
-    down by the shape. This holds for the recorded moves; a run that really cools down
-    sees other gradients. Where a shape rises, a weight is negative.
+    If a constant run moves by u_i from snapshot i - 1 to i, the average is snapshot 0
+    plus the sum of w_i u_i: that run, its later moves cooled down by the shape. A run
+    that really cools down has other moves. Where a shape rises, a weight is negative.
 
     Args:
         num_snapshots: n >= 1, the same number of updates apart.
@@ -65,8 +64,7 @@ def merge_params(snapshots: Iterable[Any], weights: Numbers) -> Any:
 
     Args:
         snapshots: Trees of arrays and numbers of one structure, shapes and dtypes.
-        weights: One number for each snapshot, from `merge_weights`, for instance, or
-            `post_hoc_ema_weights`. They sum to 1, to within rounding to float32.
+        weights: One for each, as from `merge_weights`, that sum to 1 but for rounding.
 
     Returns:
         A tree like a snapshot, with its dtypes and shardings; NumPy leaves stay NumPy.
@@ -125,8 +123,8 @@ def post_hoc_ema_weights(
     that the stored averages do not contain what is asked for.
 
     Args:
-        stored: (step, gamma) of each stored average, in the order in which they will be
-            merged. The step is the number of samples in the average, >= 1.
+        stored: (step, gamma) of each average, in merging order. A step is the number of
+            samples in the average, >= 1.
         gamma: Exponent wanted, above -0.5; see `gamma_from_width`.
         step: Step at which the average is wanted, from 1 to the last stored step.
 

@@ -377,7 +377,6 @@ def _scale_by_adam_v(b2, eps) -> optax.GradientTransformation:
         return ScaleByAdamVState(jnp.zeros([], jnp.int32), v)
 
     def update_fn(updates, state, params=None):
-        del params
         count = _tree.next_count(state.adam_v_count)
         debias = -jnp.expm1(count.astype(float) * log_b2)
 
@@ -405,11 +404,9 @@ def _decayed(direction, rate, weight_decay, mask, *options):
     return schedule_free(direction, rate, **dict(zip(names, options, strict=True)))
 
 
-def _warmed(learning_rate, warmup_steps):
+def _warmed(rate, warmup_steps):
     check_int("warmup_steps", warmup_steps)
-    return _scaled(
-        learning_rate, lambda t: jnp.minimum(1, t / jnp.maximum(warmup_steps, 1))
-    )
+    return _scaled(rate, lambda t: jnp.minimum(1, t / jnp.maximum(warmup_steps, 1)))
 
 
 def _scaled(learning_rate, factor):
@@ -418,10 +415,10 @@ def _scaled(learning_rate, factor):
     return lambda k: rate_at(k) * factor(k.astype(float) + 1)
 
 
-def _schedule(argument, value, below=None):
+def _schedule(argument, value, **bounds):
     """A number >= 0 or a schedule, as a function of the count."""
     if not callable(value):
-        check_float(argument, value, at_least=0, below=below)
+        check_float(argument, value, at_least=0, **bounds)
     return lambda k: jnp.asarray(value(k) if callable(value) else value, float)
 
 
@@ -441,7 +438,5 @@ def _check_ascent(direction, params):
             ok = not float(sum(jax.tree.leaves(rise))) < 0
     except Exception:
         return  # It needs what only the run has: extra arguments, traced numbers.
-    need = (
-        "an ascent direction: optax.identity() for sgd, optax.scale_by_rms() for adam"
-    )
+    need = "an ascent direction: optax.identity() for SGD, scale_by_rms() for Adam"
     check(ok, "direction", "one that goes downhill by itself", need)

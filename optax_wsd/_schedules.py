@@ -64,9 +64,8 @@ def wsd_schedule(
     check_float("end_value", end_value, at_least=0)
     stable = _warmup_schedule(peak_value, warmup_steps, init_value)
     fits = _int64(warmup_steps) + _int64(cooldown_steps) <= _int64(total_steps)
-    phases = warmup_steps, cooldown_steps
     need = f"at most total_steps ({total_steps})"
-    check(fits, "warmup_steps + cooldown_steps", phases, need)
+    check(fits, "warmup_steps + cooldown_steps", (warmup_steps, cooldown_steps), need)
     start_step = total_steps - jnp.asarray(cooldown_steps)
     return _fall(stable, start_step, cooldown_steps, end_value, shape)
 
@@ -135,8 +134,7 @@ def wsds_schedule(
 
     Args:
         peak_value: Value of the stable phases, >= 0.
-        end_steps: Ends of the budgets, ascending, each at least cooldown_steps after
-            the one before, the first at least that much after the warmup.
+        end_steps: Ends, each cooldown_steps or more after the warmup or the end before.
         warmup_steps: Steps from init_value to the peak, once.
         cooldown_steps: Length of every cooldown, >= 1.
         init_value, end_value, shape: As in `wsd_schedule`.
@@ -268,8 +266,7 @@ def inverse_power_schedule(
     check_int("offset_steps", offset_steps)
     check_float("exponent", exponent, at_least=0)
     is_above_0 = _int64(warmup_steps) + _int64(offset_steps) >= 1
-    need = "at least 1 together with warmup_steps"
-    check(is_above_0, "offset_steps", offset_steps, need)
+    check(is_above_0, "offset_steps", offset_steps, "at least 1 with warmup_steps")
     clock_at_peak = jnp.asarray(warmup_steps, float) + offset_steps
 
     def schedule(step):

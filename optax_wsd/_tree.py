@@ -143,7 +143,7 @@ def _visit(fn: Callable[[Any, Any], Any], tree, kinds):
     """The tree with fn(names, state) in the place of each state."""
 
     def visit(path, node):
-        kind = _kind_of(node, kinds)
+        kind = _kind(node, kinds)
         if kind is None:
             return node
         names = (*path_names(path), factory_name(kind))
@@ -151,12 +151,10 @@ def _visit(fn: Callable[[Any, Any], Any], tree, kinds):
             return type(node)(fn(names, kind(**node))._asdict())  # pyright: ignore
         return fn(names, node)
 
-    return jax.tree.map_with_path(
-        visit, tree, is_leaf=lambda n: bool(_kind_of(n, kinds))
-    )
+    return jax.tree.map_with_path(visit, tree, is_leaf=lambda n: bool(_kind(n, kinds)))
 
 
-def _kind_of(node, kinds) -> Any:
+def _kind(node, kinds) -> Any:
     """The class of a state among `kinds`; of a dict, by its keys."""
     keys = set(node) if isinstance(node, Mapping) else ()
     return next((k for k in kinds if isinstance(node, k) or keys == {*k._fields}), None)

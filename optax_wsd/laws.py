@@ -349,8 +349,7 @@ def fit_loss_law(
     shifts = axes / np.maximum(sizes, 0.1)[:, None]
     spread = tuple(fields(factors + s[:3], logs + s[3:]) for s in shifts)
     residual = float(np.sqrt(np.mean(errors**2)))
-    fitted = *fields(factors, logs), peak_value, reach, residual, spread
-    return LossLaw._make(fitted)
+    return LossLaw._make((*fields(factors, logs), peak_value, reach, residual, spread))
 
 
 class Cooldowns(NamedTuple):
@@ -425,8 +424,7 @@ def best_cooldown(
         cooldown = end_value + (trunk[-1] - end_value) * np.asarray(m, np.float64)
         return np.concatenate([trunk, stable, cooldown]), end
 
-    runs = map(run, lengths, ends)
-    low, high = np.array([law.predict_interval(*each) for each in runs]).T
+    low, high = np.array([law.predict_interval(*r) for r in map(run, lengths, ends)]).T
     losses, widths = (low + high) / 2, (high - low) / 2
     if total_steps is None:
         pays = [

@@ -76,7 +76,7 @@ def params_ema(
         every: Updates between samples, >= 1. Updates without a sample cost nothing,
             except on GPUs with jax 0.10, where each one copies the average.
         start_step: Updates before sampling starts, >= 0.
-        state_dtype: Dtype of the state, at least float32; default: the leaf's, as wide.
+        state_dtype: Float32 or wider; default: the leaf's dtype, at least float32.
 
     Returns:
         A transformation that needs `params` in its update.
@@ -183,7 +183,7 @@ def params_swa(
 
     Args:
         every, start_step: As in `params_ema`.
-        window: Updates, a multiple of `every`, neither traced; costs a second copy.
+        window: Updates, a multiple of `every`, neither traced. Costs a second copy.
         state_dtype: As in `params_ema`.
 
     Returns:
@@ -274,6 +274,9 @@ def params_lawa(
             return jax.ShapeDtypeStruct((size, *p.shape), p.dtype)
         return jax.lax.broadcast(p, (size,))
 
+    def first(average):
+        return (jax.tree.map(stack, average),)
+
     def absorb(t, sample, stacks):
         def put(p, stack):
             p = p.astype(stack.dtype)
@@ -281,10 +284,7 @@ def params_lawa(
 
         return (jax.tree.map(put, sample, stacks),)
 
-    shared = every, start_step, state_dtype
-    return _average(
-        ParamsLawaState, lambda p: (jax.tree.map(stack, p),), absorb, *shared
-    )
+    return _average(ParamsLawaState, first, absorb, every, start_step, state_dtype)
 
 
 AVERAGES = ParamsEmaState, ParamsPowerEmaState, ParamsSwaState, ParamsLawaState

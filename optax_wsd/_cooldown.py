@@ -40,7 +40,7 @@ def scale_by_cooldown(
 
     Args:
         shape: Cooldown shape, see `optax_wsd.shapes`.
-        end_scale: Multiplier after a cooldown, in [0, 1]; that of a start comes first.
+        end_scale: Multiplier afterwards, in [0, 1], unless `start_cooldown` gives one.
 
     Returns:
         A transformation whose state is eight numbers.
@@ -121,7 +121,7 @@ def start_cooldown(
         start_step: Number of the first update of the cooldown, counted from 0 by
             `scale_by_cooldown` itself, not in the past; default: the next update.
         end_scale: Multiplier after it, in [0, 1]; default: that of `scale_by_cooldown`.
-        which: Key of one in `optax.named_chain` or `optax.partition`; default: all.
+        which: Key in `optax.named_chain` or label in `optax.partition`; default: all.
 
     Returns:
         The new state, of the same tree, shapes and shardings.

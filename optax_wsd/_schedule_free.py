@@ -70,7 +70,7 @@ def schedule_free(
         decoupling: C > 0. With it c becomes min(1, c (1 - b1) C), so that the averaged
             span no longer depends on b1; C = 1 / (1 - b1) changes nothing.
         start_step: First update that is averaged, >= 0; before it c = 1 and x = z.
-        state_dtype: Dtype of the state, at least float32; default: the leaf's, as wide.
+        state_dtype: Float32 or wider; default: the leaf's dtype, at least float32.
 
     Returns:
         A transformation that needs `params` in its update.

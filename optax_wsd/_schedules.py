@@ -38,7 +38,7 @@ def wsd_schedule(
         peak_value: Value of the stable phase, >= 0.
         total_steps: Step from which the value is end_value, >= 1.
         warmup_steps: Steps from init_value to the peak; 0 starts at the peak.
-        cooldown_steps: Steps from the peak to end_value; with 0 it stays at the peak.
+        cooldown_steps: Steps from the peak to end_value; with 0 the peak goes on.
         init_value: Value at step 0 of a warmup, >= 0. At 0, the first update is lost.
         end_value: Value from total_steps on, >= 0.
         shape: Cooldown shape, see `optax_wsd.shapes`.
@@ -198,7 +198,7 @@ def multistep_schedule(
         A schedule.
 
     Raises:
-        ValueError: boundaries and scales do not fit, or a number is out of range.
+        ValueError: boundaries do not ascend or fit scales, or a number is out of range.
 
     Example:
         >>> lr = multistep_schedule(1.0, (80, 90), warmup_steps=10)

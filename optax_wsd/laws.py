@@ -326,9 +326,8 @@ def fit_loss_law(
     for _ in range(10):
         squares = solve(logs, noise)[1] ** 2
         # One error more than a run has, of the size of all: few may be small by luck.
-        squares = (np.mean(squares) + np.bincount(run, squares)) / (
-            1 + np.bincount(run)
-        )
+        squares = np.mean(squares) + np.bincount(run, squares)
+        squares /= 1 + np.bincount(run)
         # Errors of neighbouring losses go together: as one independent one in four.
         noise = 2 * np.maximum(np.sqrt(squares), 1e-6)[run]
         logs = optimize.least_squares(misfits, logs, args=(noise,)).x

@@ -251,7 +251,8 @@ def to_zero(run):
 def free(run, C=None, **numbers):  # noqa: N803
     """Whether it is a schedule-free run with that C and other numbers."""
     has = run.optimizer
-    alike = has["name"] == "schedule_free" and (C is None or has.get("decoupling") == C)
+    is_free = has["name"].startswith("schedule_free")
+    alike = is_free and (C is None or has.get("decoupling") == C)
     return alike and all(has.get(k) == v for k, v in numbers.items())
 
 
@@ -456,14 +457,25 @@ WORLDS = [
         {},
         ["does not hold", "does not hold", "holds", "holds", "holds"],
     ),
-    # Claim 16: a growing b1 is as good as the best constant, longer and wider.
-    (16, lambda r: 0.02 * free(r, b1=0.9), {}, ["holds"]),
-    (16, lambda r: 0.02 * free(r, growing_b1=20), {}, ["does not hold"]),
+    # Claim 16: a growing b1 is as good as the best constant, longer, wider, with Muon.
+    (16, lambda r: 0.02 * free(r, b1=0.9), {}, ["holds"] * 3),
+    (
+        16,
+        lambda r: 0.02 * (free(r, growing_b1=20) and r.steps > 1200),
+        {},
+        ["does not hold", "holds", "holds"],
+    ),
     (
         16,
         lambda r: 0.02 * (free(r, growing_b1=20) and r.width is not None),
         {},
-        ["does not hold"],
+        ["holds", "does not hold", "holds"],
+    ),
+    (
+        16,
+        lambda r: 0.02 * free(r, name="schedule_free_muon", growing_b1=20),
+        {},
+        ["holds", "holds", "does not hold"],
     ),
     # Claim 10: half the compute, no worse at any budget, the curves end together.
     (10, lambda r: 0.0, {}, ["holds", "holds", "holds"]),

@@ -313,16 +313,38 @@ def _optimizer(spec: Spec, rate) -> optax.GradientTransformation:
     if spec["name"] == "adamw":
         adamw = optax.adamw(rate, **hyper, mask=_is_matrix)
         return optax.chain(optax.clip_by_global_norm(1.0), adamw)
+    if "growing_b1" in hyper:
+        hyper["b1"] = optax_wsd.growing_b1_schedule(hyper.pop("growing_b1"))
     if spec["name"] == "schedule_free":
-        if "growing_b1" in hyper:
-            hyper["b1"] = optax_wsd.growing_b1_schedule(hyper.pop("growing_b1"))
         return optax_wsd.schedule_free_adamw(rate, **hyper, mask=_is_matrix)
+    if spec["name"] == "schedule_free_muon":
+        b2, weight_decay = hyper.pop("b2"), hyper.pop("weight_decay")
+        ascent = optax.contrib.muon(  # an optimizer at rate -1 is a direction
+            -1.0,
+            weight_decay=weight_decay,
+            adam_b1=0.0,
+            adam_b2=b2,
+            adam_weight_decay=weight_decay,
+            muon_weight_dimension_numbers=_of_muon,
+            consistent_rms=0.2,
+        )
+        return optax_wsd.schedule_free(ascent, rate, **hyper)
     raise ValueError(f"no optimizer {spec['name']}")
 
 
 def _is_matrix(params):
     """The mask of weight decay: norms have none."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def _of_muon(params):
+    """Muon takes the kernels of blocks, and Adam embedding, head and norms."""
+
+    def numbers(path, leaf):
+        is_muon = path[0].key == "blocks" and jnp.ndim(leaf) == 2
+        return optax.contrib.MuonDimensionNumbers() if is_muon else None
+
+    return jax.tree_util.tree_map_with_path(numbers, params)
 
 
 @functools.cache

@@ -183,7 +183,7 @@ def params_swa(
 
     Args:
         every, start_step: As in `params_ema`.
-        window: Updates, a multiple of `every`, neither traced. Costs a second copy.
+        window: Updates, a multiple of `every`, neither traced. Costs a second average.
         state_dtype: As in `params_ema`.
 
     Returns:

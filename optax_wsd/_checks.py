@@ -23,6 +23,16 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, Tracer)
 
 
+def as_floats(values: Any) -> np.ndarray:
+    """Numbers of any dtype as float64, or a NaN, which every check refuses."""
+    try:
+        values = np.asarray(values)
+        # Strings such as "1e-3" are none; bfloat16 is one, though no np.number.
+        return np.asarray(nan) if values.dtype.kind in "bcSUM" else values.astype(float)
+    except (TypeError, ValueError):
+        return np.asarray(nan)
+
+
 def check_int(argument: str, value: Any, *, at_least: int = 0) -> None:
     """A step, length or count: a whole number in [at_least, 2^31 - 1]."""
     if is_traced(value):
@@ -39,11 +49,7 @@ def check_float(
     """A finite number within the named bounds; NaN is within none."""
     if is_traced(value):
         return
-    try:
-        # Casting would take a string such as "1e-3", and None for NaN.
-        array = np.asarray(value).astype(np.float64, casting="same_kind")
-    except (TypeError, ValueError):
-        array = np.asarray(nan)
+    array = as_floats(value)
     ok = (array >= at_least) & (array > above) & (array <= at_most) & (array < below)
     bounds = {">=": at_least, ">": above, "<=": at_most, "<": below}
     need = " and ".join(f"{sign} {b}" for sign, b in bounds.items() if abs(b) < inf)

@@ -69,12 +69,13 @@ def describe_schedule(schedule: optax.Schedule, total_steps: int) -> str:
         f"first {value[0]:.4g}, peak {peak:.4g} at step {peak_step}, "
         f"last {values([total_steps - 1])[0]:.4g}, past the end {value_past[-1]:.4g}"
     )
-    notes = _notes(np.append(steps, past), value, value_past)
+    seen = np.concatenate([steps, borders, past])
+    notes = _notes(seen, value, border_values, value_past)
     return "\n".join(lines + [f"note: {note}" for note in notes])
 
 
-def _notes(all_steps, value, value_past):
-    all_values = np.append(value, value_past)
+def _notes(all_steps, value, border_values, value_past):
+    all_values = np.concatenate([value, border_values, value_past])
     tiny = _FLAT * np.abs(all_values).max()
     if not all_values.any():
         yield "the value is 0 at every step: nothing is trained"
@@ -83,7 +84,7 @@ def _notes(all_steps, value, value_past):
     if all_values.min() < 0:
         yield f"the value is below 0 at step {all_steps[all_values.argmin()]}"
     if (bad := ~np.isfinite(all_values)).any():
-        yield f"the value is not finite at step {all_steps[bad][0]}"
+        yield f"the value is not finite at step {all_steps[bad].min()}"
     if value_past.min() < value[-1] - tiny:
         yield "still falling at the end of the run: it ends at a later step, or never"
     if value_past.max() > value[-1] + tiny:

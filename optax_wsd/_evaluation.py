@@ -105,7 +105,9 @@ def _map_leaves(convert, opt_state, params, which):
         owner = "/".join(names)
         need = "without an average in optax.lookahead, which moves the params after it"
         check("fast_state" not in names, "opt_state", owner, need)
-        stack = jnp.shape(_tree.get_scalar(state[0]))  # of vmapped states, else ()
+        is_free = isinstance(state, ScheduleFreeState)
+        count = state.schedule_free_count if is_free else state.average_count
+        stack = jnp.shape(_tree.get_scalar(count))  # of vmapped states, else ()
         for p in leaves.values():
             got = jnp.shape(p)[: len(stack)]
             check(got == stack, "params", got, f"a stack of {stack}, as {owner} is one")

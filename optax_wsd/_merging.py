@@ -58,13 +58,14 @@ def merge_params(snapshots: Iterable[Any], weights: Numbers) -> Any:
 
         merged = weights[0] snapshot_0 + ... + weights[n-1] snapshot_(n-1)
 
-    If `snapshots` is an iterator that loads each one when asked, memory holds one and
+    If `snapshots` is an iterator that loads each one when asked, memory holds one, and
     the average, however many there are. Sums are float32, but float64 for float64
     params and Python floats. Integers and random keys come from the last snapshot.
 
     Args:
         snapshots: Trees of arrays and numbers of one structure, shapes and dtypes.
-        weights: One for each, as from `merge_weights`, that sum to 1 but for rounding.
+        weights: One for each, from `merge_weights` or `post_hoc_ema_weights`, for
+            instance; they sum to 1, to within rounding to float32.
 
     Returns:
         A tree like a snapshot, with its dtypes and shardings; NumPy leaves stay NumPy.
@@ -125,7 +126,7 @@ def post_hoc_ema_weights(
     Args:
         stored: (step, gamma) of each average, in merging order. A step is the number of
             samples in the average, >= 1.
-        gamma: Exponent wanted, above -0.5; see `gamma_from_width`.
+        gamma: Wanted, above -0.5; see `gamma_from_width`, `gamma_from_half_life`.
         step: Step at which the average is wanted, from 1 to the last stored step.
 
     Returns:
@@ -203,7 +204,7 @@ def gamma_from_half_life(fraction: SupportsFloat) -> float:
     of the past, a little less than fraction.
 
     Args:
-        fraction: Of the steps so far; above 0, at most ln 2 = 0.6931, where gamma is 0.
+        fraction: Of the steps so far, above 0 and at most ln 2, where gamma is 0.
 
     Returns:
         gamma >= 0.

@@ -50,19 +50,19 @@ def schedule_free(
         weight   w = (k + 1)^r max(lr up to k)^weight_lr_power,   c = w / (sum of w)
         update   z' = z - lr d    x' = x + c (z' - x)    y' = b1 x' + (1 - b1) z'
 
-    for update k from 0, with the direction d, without a rate, of the gradients at y.
+    for update k from 0, where d is the direction that belongs to the gradients at y.
     Warmup helps. The rate need not fall, and a falling one does not lower the weights.
 
     The state is x - z, beside the direction's: 4 bytes a parameter for any b1. Params
     below float32 are the rounding of y, and the state then holds y as well.
 
     To freeze leaves, wrap it in `optax.partition`, `optax.masked` or
-    `optax.selective_transform`: what comes after it in a chain changes y alone.
+    `optax.selective_transform`. What comes after it in a chain changes y, but not x.
 
     Args:
         direction: A transformation from gradients to ascent directions, without a rate:
             `optax.scale_by_rms`, `optax.contrib.scale_by_muon`, or a chain with
-            `optax.add_decayed_weights` (at y). It gets the update's extra arguments.
+            `optax.add_decayed_weights`, which decays at y. It gets extra arguments.
         learning_rate: Rate >= 0, or a schedule of the count.
         b1: Share of x in y, in [0, 1), or a schedule. At 0, x averages plain training.
         weight_lr_power: Exponent of the largest rate so far in the weights, >= 0.
@@ -126,14 +126,15 @@ def schedule_free(
     def update_fn(updates, state, params=None, **extra_args):
         check_params(params)
         params = _tree.as_arrays(params)
-        k, old_b1, _, _, old_c, gap, kept_y, direction_state = state
-        lr, new_b1 = rate_at(k), b1_at(k)
+        k, old_c = state.schedule_free_count, state.schedule_free_c
+        lr, old_b1, new_b1 = rate_at(k), state.schedule_free_b1, b1_at(k)
         max_rate = jnp.maximum(state.schedule_free_max_rate, lr)
         weight_sum, c = _weigh(state, k, max_rate, weight_lr_power, r, start_step)
         if decoupling is not None:
             c = jnp.minimum(1, c * (1 - new_b1) * decoupling)
         c = jnp.where(k < start_step, 1, c)
 
+        kept_y = state.schedule_free_y
         y = _tree.map_averaged(lambda p, y: p if y is None else y, params, kept_y)
         gradients = _tree.map_averaged(
             lambda p, g: jnp.asarray(g, _tree.average_dtype(p.dtype)), params, updates
@@ -142,16 +143,18 @@ def schedule_free(
         def direct(direction_state):
             return direction.update(gradients, direction_state, y, **extra_args)
 
-        d, new_direction_state = direct(direction_state)
+        d, direction_state = direct(state.direction_state)
         y_d = d
         if _tree.find_states(direction_state, ScaleByAdamVState):
             # The gap and y both read d. On a CPU, XLA would store it for them: 52 bytes
             # of traffic a float32 parameter, and 4 of temporaries. Adam's arithmetic
             # done twice takes 48 and none, if a barrier hides that both are the same.
-            apart = _tree.map_states(
-                _behind_barrier, direction_state, ScaleByAdamVState
-            )
-            y_d, _ = direct(apart)
+            def apart(state):
+                count = jax.lax.optimization_barrier(state.adam_v_count)
+                return state._replace(adam_v_count=count)
+
+            old = state.direction_state
+            y_d, _ = direct(_tree.map_states(apart, old, ScaleByAdamVState))
 
         def move_gap(gap, d):
             return (gap - old_c * gap + lr * d).astype(gap.dtype)
@@ -160,12 +163,19 @@ def schedule_free(
             pull, rate = old_b1 - new_b1 + new_b1 * c, lr * (1 - old_b1)
             return (-pull * gap - rate * d).astype(gap.dtype)
 
-        gap = jax.tree.map(move_gap, gap, d)
+        gap = jax.tree.map(move_gap, state.schedule_free_gap, d)
         moves = jax.tree.map(move_y, gap, y_d)
         kept_y = jax.tree.map(lambda m, y: None if y is None else y + m, moves, kept_y)
-        updates = jax.tree.map(_update, params, updates, moves, kept_y)
-        numbers = _tree.next_count(k), new_b1, max_rate, weight_sum, c
-        return updates, ScheduleFreeState(*numbers, gap, kept_y, new_direction_state)
+        return jax.tree.map(_update, params, updates, moves, kept_y), ScheduleFreeState(
+            schedule_free_count=_tree.next_count(k),
+            schedule_free_b1=new_b1,
+            schedule_free_max_rate=max_rate,
+            schedule_free_weight_sum=weight_sum,
+            schedule_free_c=c,
+            schedule_free_gap=gap,
+            schedule_free_y=kept_y,
+            direction_state=direction_state,
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -388,12 +398,6 @@ def _scale_by_adam_v(b2, eps) -> optax.GradientTransformation:
         return d, ScaleByAdamVState(count, v)
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def _behind_barrier(state):
-    """The same state, from which compilers compute the direction once more."""
-    count = jax.lax.optimization_barrier(state.adam_v_count)
-    return state._replace(adam_v_count=count)
 
 
 def _decayed(direction, rate, weight_decay, mask, *options):

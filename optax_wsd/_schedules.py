@@ -38,7 +38,7 @@ def wsd_schedule(
         peak_value: Value of the stable phase, >= 0.
         total_steps: Step from which the value is end_value, >= 1.
         warmup_steps: Steps from init_value to the peak; 0 starts at the peak.
-        cooldown_steps: Steps from the peak to end_value; with 0 the peak goes on.
+        cooldown_steps: Steps from the peak to end_value; with 0 the peak never ends.
         init_value: Value at step 0 of a warmup, >= 0. At 0, the first update is lost.
         end_value: Value from total_steps on, >= 0.
         shape: Cooldown shape, see `optax_wsd.shapes`.
@@ -134,7 +134,8 @@ def wsds_schedule(
 
     Args:
         peak_value: Value of the stable phases, >= 0.
-        end_steps: Ends, each cooldown_steps or more after the warmup or the end before.
+        end_steps: Ends of the budgets, ascending: the first at least cooldown_steps
+            after the warmup, and each as much after the one before.
         warmup_steps: Steps from init_value to the peak, once.
         cooldown_steps: Length of every cooldown, >= 1.
         init_value, end_value, shape: As in `wsd_schedule`.
@@ -334,7 +335,7 @@ def infinite_schedule(
         step    0 -> warmup_steps -> warmup_steps + transition_steps -> for ever
         value   init -> peak      -> constant_value                  -> constant_value
 
-    New data needs no other warmup. End a run, or a branch, with `cooldown_schedule`.
+    New data needs no new warmup. End a run, or a branch, with `cooldown_schedule`.
 
     Args:
         peak_value: Value at warmup_steps, >= 0.

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import shapes
-from ._checks import Numbers, check, check_float, check_int
+from ._checks import Numbers, as_floats, check, check_float, check_int
 
 __all__ = [
     "Cooldowns",
@@ -44,7 +44,6 @@ MODEL_ERROR = 0.018  # standard deviation, in parts of P
 # which equals it: medians, and the spread of their natural logarithms.
 PRIOR = (0.45, 0.7, 10.0, 0.25, 1.0)
 PRIOR_SPREAD = np.array([0.3, 0.2, 0.4, 0.3, 0.15])
-NAN = np.asarray(math.nan)
 MAX_GROUPS = 512  # changes of the rate that the sum over them keeps apart
 
 
@@ -486,7 +485,7 @@ def _bound_terms(learning_rates, distance, gradient_norm) -> tuple[float, float]
 
 def _check_rates(learning_rates) -> np.ndarray:
     need = "an array of one rate per update, finite and >= 0, some above 0"
-    rates = _as_floats(learning_rates)
+    rates = as_floats(learning_rates)
     ok = rates.ndim == 1 and np.all((rates >= 0) & np.isfinite(rates)) and np.any(rates)
     check(ok, "learning_rates", learning_rates, need)
     return rates
@@ -494,20 +493,11 @@ def _check_rates(learning_rates) -> np.ndarray:
 
 def _check_steps(steps, total: int) -> np.ndarray:
     """Whole numbers, which a table may hold as floats."""
-    numbers = _as_floats(steps)
+    numbers = as_floats(steps)
     is_one = (numbers >= 1) & (numbers <= total) & (numbers == np.rint(numbers))
     need = f"whole numbers from 1 to the {total} learning rates"
     check(numbers.size > 0 and np.all(is_one), "steps", steps, need)
     return numbers.astype(np.int64)
-
-
-def _as_floats(values) -> np.ndarray:
-    """Numbers of any dtype, or a NaN that every check refuses."""
-    values = np.asarray(values)
-    try:  # bfloat16 and its like are no np.number
-        return values.astype(float) if values.dtype.kind not in "bcSUM" else NAN
-    except (TypeError, ValueError):
-        return NAN
 
 
 def _check_curves(curves) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -519,7 +509,7 @@ def _check_curves(curves) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
         rates = _check_rates(curve[0])
         steps = _check_steps(curve[1], len(rates))
         check(steps.ndim == 1, "steps", steps, "a list")
-        losses = _as_floats(curve[2])
+        losses = as_floats(curve[2])
         need = f"of shape {steps.shape}"
         check(losses.shape == steps.shape, "losses", losses.shape, need)
         bad = np.flatnonzero(~np.isfinite(losses))

@@ -124,8 +124,7 @@ def power(exponent: jax.typing.ArrayLike) -> Shape:
         0.25
 
     References:
-        Luo et al., 2025, arXiv:2503.12811 (their optimised schedules follow exponents
-        of 1.65 to 1.75).
+        Luo et al., 2025, arXiv:2503.12811, whose best schedules have 1.65 to 1.75.
     """
     check_float("exponent", exponent, above=0)
     return _exact_near_end(lambda p: (1 - p) ** exponent, lambda q: q**exponent)
@@ -151,8 +150,9 @@ def one_minus_power(exponent: jax.typing.ArrayLike) -> Shape:
         Hägele et al., 2024, arXiv:2405.18392, section 3 and appendix, for 0.5 and 2.
     """
     check_float("exponent", exponent, above=0)
-    of_remaining = _one_minus_power_of_remaining(exponent)
-    return _exact_near_end(lambda p: 1 - p**exponent, of_remaining)
+    return _exact_near_end(
+        lambda p: 1 - p**exponent, lambda q: -jnp.expm1(exponent * jnp.log1p(-q))
+    )
 
 
 def lowered_linear(level: jax.typing.ArrayLike = 0.7) -> Shape:
@@ -212,13 +212,9 @@ def _exact_near_end(shape: Shape, of_remaining: Shape) -> Shape:
     return shape
 
 
-def _one_minus_power_of_remaining(exponent) -> Shape:
-    return lambda q: -jnp.expm1(exponent * jnp.log1p(-q))
-
-
 _exact_near_end(linear, lambda q: q)
-_exact_near_end(one_minus_sqrt, _one_minus_power_of_remaining(0.5))
-_exact_near_end(one_minus_square, _one_minus_power_of_remaining(2.0))
+_exact_near_end(one_minus_sqrt, lambda q: -jnp.expm1(jnp.log1p(-q) / 2))
+_exact_near_end(one_minus_square, lambda q: q * (2 - q))
 _exact_near_end(cosine, lambda q: jnp.sin(math.pi / 2 * q) ** 2)
 _exact_near_end(mirror_cosine, lambda q: 2 * q - jnp.sin(math.pi / 2 * q) ** 2)
 

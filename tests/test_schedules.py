@@ -527,6 +527,11 @@ def test_shapes_refuse_what_gives_no_fall(make, message):
         (lambda step: jnp.cos(step / 50), 157, ["rises again past the end"]),
         (lambda step: 0.0 * step, 10, ["0 at every step"]),
         (lambda step: jnp.log(step - 5.0), 10, ["not finite at step 0"]),
+        (
+            lambda t: jnp.where(t == 30_001, jnp.nan, t),
+            60_000,
+            ["finite at step 30001"],
+        ),
     ],
 )
 def test_describe_schedule_says_what_happens(schedule, steps, report):

@@ -196,10 +196,10 @@ def kill(command, out: Path, step: int, rng: random.Random, log: Path) -> str:
     def has_come() -> bool:
         if kind == "start":
             return time.monotonic() > began + 5 * delay
-        trained = read_metrics(out)
-        if out.name != "merge" and (
-            len(trained) == lines or trained[-1]["step"] <= step
-        ):
+        # None, while a run that begins anew has cut its metrics to its own.
+        trained = [line["step"] for line in read_metrics(out)]
+        is_new = len(trained) != lines and max(trained, default=0) > step
+        if out.name != "merge" and not is_new:
             return False
         return kind == "step" or bool(drafts(out) - old)
 

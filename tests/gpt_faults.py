@@ -456,6 +456,8 @@ def good_commands(folder: Path, text: Path) -> list[list[str]]:
 def bad_number(command: list[str], rng: random.Random) -> list[str] | None:
     """A number is none, or out of range."""
     numbers = [i for i, word in enumerate(command) if re.fullmatch(r"[\d.]+", word)]
+    # Of an option that is given twice, the last one counts.
+    numbers = [i for i in numbers if command[i - 1] not in command[i:]]
     command[rng.choice(numbers or [0])] = rng.choice(NO_NUMBERS)
     return command if numbers else None
 
@@ -613,6 +615,7 @@ def mistakes(folder: Path, text: Path) -> list[list[str]]:
         ["sample", str(trunk), "--which", "best"],
         ["evaluate"],
         ["evaluate", str(trunk), f"{trunk}@7"],
+        ["evaluate", str(trunk), "--which"],
         ["evaluate", str(trunk), "--data", f"{folder}/tokens"],
         ["export", str(trunk), "--out", str(manifest)],
         ["export", f"{trunk}@7", "--out", str(new)],

@@ -34,7 +34,9 @@ class Evaluate(Verb):
     which: tuple[Which, ...] = ("raw", "ema")
 
     def __post_init__(self):
-        require(bool(self.runs), "evaluate needs at least one RUN or RUN@STEP.")
+        require(
+            bool(self.runs and self.which), "evaluate needs RUNs, and --which names."
+        )
 
     def __call__(self) -> None:
         say("val_loss  bits/byte  weights")

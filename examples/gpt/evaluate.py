@@ -34,9 +34,7 @@ class Evaluate(Verb):
     which: tuple[Which, ...] = ("raw", "ema")
 
     def __post_init__(self):
-        require(
-            bool(self.runs and self.which), "evaluate needs RUNs, and --which names."
-        )
+        require(bool(self.runs and self.which), "evaluate needs a RUN, --which a name.")
 
     def __call__(self) -> None:
         say("val_loss  bits/byte  weights")

@@ -124,9 +124,9 @@ def post_hoc_ema_weights(
     that the stored averages do not contain what is asked for.
 
     Args:
-        stored: (step, gamma) of each average, in merging order. A step is the number of
-            samples in the average, >= 1.
-        gamma: Wanted, above -0.5; see `gamma_from_width`, `gamma_from_half_life`.
+        stored: (step, gamma) of each average, in the order of merging. A step is the
+            number of samples in the average, >= 1.
+        gamma: Exponent wanted, > -0.5; see `gamma_from_width`, `gamma_from_half_life`.
         step: Step at which the average is wanted, from 1 to the last stored step.
 
     Returns:

@@ -379,7 +379,7 @@ def best_cooldown(
 
     Args:
         law: From `fit_loss_law`.
-        learning_rates: One per update of the stable run; it goes on at the last, > 0.
+        learning_rates: One per update of the stable run, which goes on at the last, >0.
         cooldown_steps: Lengths to compare, >= 1.
         total_steps: Updates at the end of training, when that is fixed.
         shape: Cooldown shape, see `optax_wsd.shapes`.

@@ -1,5 +1,7 @@
 """Cooldown on demand equals the cooldown planned beforehand, in any nesting."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,7 @@ def train(tx, steps, params=None, state=None, first=0):
     return params, state
 
 
+@functools.cache
 def planned(shape=shapes.one_minus_sqrt, optimizer=optax.adamw):
     schedule = optax_wsd.cooldown_schedule(RATE, START, STEPS, shape=shape)
     params = start_params()

@@ -28,10 +28,10 @@ import optax  # noqa: E402
 import optax_wsd  # noqa: E402
 from examples.gpt.model import graph, next_byte_loss  # noqa: E402
 
-from .claims import engine, pictures  # noqa: E402
+from .claims import engine, pictures, report  # noqa: E402
 from .claims.c09_schedule_free import FREE  # noqa: E402
 from .claims.settings import CPU  # noqa: E402
-from .claims.study import SCHEDULE_FREE  # noqa: E402
+from .claims.study import Study  # noqa: E402
 from .programs import print_table, versions  # noqa: E402
 
 PEAK = CPU.rung(2)
@@ -55,10 +55,9 @@ class Point(NamedTuple):
 
 def measure(numbers: Mapping[str, float], seed: int) -> list[Point]:
     """The points of one run."""
-    spec = {**SCHEDULE_FREE, **numbers}
-    schedule = {"name": "wsd_schedule", "peak_value": PEAK, "cooldown_steps": 0}
-    schedule |= {"total_steps": STEPS[-1], "shape": "linear"}
-    run = engine.Run(CPU, seed, STEPS[-1], schedule, spec)
+    study = Study(engine.Lab(CPU, report.results(CPU)), range(SEEDS))
+    run = engine.Run(CPU, seed, **study.free(PEAK, STEPS[-1], {**numbers}))
+    spec = run.optimizer
     program = engine._program(run.model, spec["name"], CPU.snapshots)
     hyper = {k: v for k, v in spec.items() if k != "name"}
     trainer = engine.Trainer(CPU, engine._origin(CPU))

@@ -24,11 +24,11 @@ def is_traced(value: Any) -> bool:
 
 
 def as_floats(values: Any) -> np.ndarray:
-    """Numbers of any dtype as float64, or a NaN, which every check refuses."""
+    """Numbers of any dtype, bfloat16 too, as float64; else a NaN, which checks refuse."""
     try:
         values = np.asarray(values)
-        # Strings such as "1e-3" are none; bfloat16 is one, though no np.number.
-        return np.asarray(nan) if values.dtype.kind in "bcSUM" else values.astype(float)
+        is_one = values.dtype.kind not in "bcmMOSU"
+        return values.astype(float) if is_one else np.asarray(nan)
     except (TypeError, ValueError):
         return np.asarray(nan)
 

@@ -442,5 +442,5 @@ def _check_ascent(direction, params):
             ok = not float(sum(jax.tree.leaves(rise))) < 0
     except Exception:
         return  # It needs what only the run has: extra arguments, traced numbers.
-    need = "an ascent direction: optax.identity() for SGD, scale_by_rms() for Adam"
+    need = "an ascent direction with no rate, as optax.identity() or scale_by_rms()"
     check(ok, "direction", "one that goes downhill by itself", need)

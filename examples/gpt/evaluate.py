@@ -34,7 +34,7 @@ class Evaluate(Verb):
     which: tuple[Which, ...] = ("raw", "ema")
 
     def __post_init__(self):
-        require(bool(self.runs and self.which), "evaluate needs a RUN, --which a name.")
+        require(bool(self.runs and self.which), "Name at least one RUN and weights.")
 
     def __call__(self) -> None:
         say("val_loss  bits/byte  weights")

@@ -24,7 +24,7 @@ def is_traced(value: Any) -> bool:
 
 
 def as_floats(values: Any) -> np.ndarray:
-    """Numbers of any dtype, bfloat16 too, as float64; else a NaN, which checks refuse."""
+    """Numbers of any dtype, also bfloat16, as float64; else NaN, which fails checks."""
     try:
         values = np.asarray(values)
         is_one = values.dtype.kind not in "bcmMOSU"
